@@ -15,8 +15,8 @@ from schemabank.config.settings import RunConfig
 from schemabank.engine.schedule import plan
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.curriculum import BankStep, step_settings, trained_groups
-from schemabank.suites.execution import plan_suite
 from schemabank.suites.file import Suite, SuiteRun, TuneSettings
+from schemabank.suites.plan import plan_suite
 from schemabank.suites.ratesearch import trials
 from schemabank.suites.suite import load_suite
 from tiny import END_TOKEN_ID, VOCAB_SIZE, tiny_model, tiny_tokenizer
@@ -229,7 +229,7 @@ def test_the_sound_suite_can_be_had(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     changes = [f"model.name={tmp_path / 'model'}", "eval.max_new_tokens=8", "train.max_steps=10"]
     notes = Notes()
-    tables = plan_suite(load_suite(SOUND, [*HERE, *changes]), tmp_path / "runs", notes)
+    tables = plan_suite(load_suite(SOUND, [*HERE, *changes]), tmp_path / "runs", notes).tables
     assert [title.split(",")[0] for title, _, _ in tables] == [
         f"60 tuning runs in {str(tmp_path / 'runs')!r}",
         "cohorts of the tuning runs",

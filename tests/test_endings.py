@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -85,6 +86,7 @@ def test_a_full_disk_costs_the_run_that_it_meets_and_no_other(
     assert bad.failure is not None
     assert bad.failure.kind == "disk"
     assert "No space left on device" in bad.failure.message
+    assert bad.failure.message.endswith("; free some space")
     assert bad.folder.name.endswith(".partial")
     assert json.loads((bad.folder / "failure.json").read_text()) == bad.failure.row()
     notes = Notes()
@@ -116,7 +118,8 @@ def test_a_log_that_cannot_be_written_costs_its_run_and_no_other(
     good, bad = run(finished.config, tmp_path)
     assert records(good.folder) == records(undisturbed[0].folder)
     assert bad.failure is not None
-    assert (bad.failure.kind, "No space left" in bad.failure.message) == ("disk", True)
+    assert bad.failure.kind == "disk"
+    assert re.search(r"No space left.*; free some space\Z", bad.failure.message)
     assert (bad.folder / "adapter" / "adapter_model.safetensors").is_file(), (
         "what was trained stays"
     )

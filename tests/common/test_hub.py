@@ -1,5 +1,6 @@
 """One question to the hub before its library asks many; the servers are real ones."""
 
+import errno
 import socket
 import threading
 import time
@@ -90,6 +91,17 @@ def test_an_address_that_is_none_answers_nothing(
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", address)
     assert not hub.reach_hub()
+
+
+def test_a_cache_that_is_full_is_no_fault_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HOME", "/some/cache")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    wrapped = RuntimeError("it cannot be put there")
+    wrapped.__cause__ = PermissionError(errno.EACCES, "Permission denied")
+    for error, mend in ((full, "free some space"), (wrapped, "make the folder writable")):
+        cause, then = hub.cause_and_mend(error)
+        assert cause == f"the cache in /some/cache cannot be written ({error})"
+        assert then == f"{mend}, or let HF_HOME name a folder that you may write to"
 
 
 def test_who_forbids_the_hub_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

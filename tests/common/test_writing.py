@@ -21,6 +21,8 @@ from schemabank.common.folders import new_folder
 from schemabank.common.writing import (
     extend_file,
     how_to_mend,
+    is_refused,
+    mend_or,
     settle,
     temporary,
     whole_file,
@@ -229,9 +231,23 @@ def test_what_is_to_be_done_fits_the_error(number: int, mend: str, tmp_path: Pat
         raise SafetensorError(f"Error while serializing: I/O error: {reason} (os error {number})")
 
 
+@pytest.mark.parametrize(("number", "mend"), MENDS)
+def test_advice_that_always_helps_stands_last(number: int, mend: str) -> None:
+    said = f"{mend and f'{mend}, or '}choose another folder"
+    assert mend_or(OSError(number, os.strerror(number)), "choose another folder") == said
+
+
+def test_a_place_that_takes_no_file_is_told_from_other_errors() -> None:
+    refused = [number for number, _ in MENDS if is_refused(OSError(number, os.strerror(number)))]
+    assert refused == [number for number, _ in MENDS if number != errno.EIO]
+    assert not is_refused(RuntimeError("No space left on device"))
+    assert not is_refused(None)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), InputError("mend it")])
 def test_nothing_is_to_be_done_about_the_place_for_errors_of_other_kinds(error: Exception) -> None:
     assert how_to_mend(error) == ""
+    assert mend_or(error, "choose another folder") == "choose another folder"
     with (
         pytest.raises(OSError, match=r"\(no number\): write elsewhere\Z"),
         writing_tensors(Path("a")),

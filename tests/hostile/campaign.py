@@ -8,6 +8,7 @@ system's first, so none is missed and none of others is counted.
 import ctypes
 import hashlib
 import os
+import pwd
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,6 +54,7 @@ class World:
         text = programs()[case.kind][case.name]
         port = self.server.getsockname()[1]
         marks = {"outside": self.outside, "port": port, "tests": TESTS, "socket": self.abstract}
+        marks["homes"] = sorted({pwd.getpwuid(0).pw_dir, str(Path.home())})
         for mark, value in marks.items():
             text = text.replace("{" + mark + "}", str(value))
         return text

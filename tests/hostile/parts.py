@@ -2,7 +2,8 @@
 
 Each is a completion for ``sort_numbers(numbers)``. ``{outside}`` is a folder of the caller's that
 holds ``secret.txt``, ``{tests}`` the folder of the tests, ``{port}`` a port on which the caller
-listens, and ``{socket}`` the name of its abstract socket.
+listens, ``{socket}`` the name of its abstract socket, and ``{homes}`` a list of the home folders of
+root and of the caller.
 """
 
 SORT_ASSERTS = [

@@ -21,9 +21,11 @@ WORKED = bool(glob.glob("/proc/*/mem"))
     "accounts": "WORKED = bool(open('/etc/passwd').read())" + ANSWER,
     "the kernel's objects": "import os\nWORKED = bool(os.listdir('/sys/kernel'))" + ANSWER,
     "its own descriptors": "import os\nWORKED = bool(os.listdir('/proc/self/fd'))" + ANSWER,
-    # A Python of the user's own is mounted in there, and nothing else.
+    # A Python of the user's own is mounted in there, and nothing else. No account is known in
+    # there, so the tests say where root and who runs them are at home.
     "home folders": "import glob, os\n"
-    "WORKED = any(os.path.isfile(p) for p in glob.glob('/root/.*') + glob.glob('/home/*/.*')"
+    "found = [p for home in {homes} for p in glob.glob(os.path.join(glob.escape(home), '.*'))]\n"
+    "WORKED = any(os.path.isfile(p) for p in found + glob.glob('/home/*/.*')"
     " + glob.glob('/var/*/*')) or os.path.exists(os.path.expanduser('~/.ssh'))" + ANSWER,
     "installed packages": "from importlib.util import find_spec\n"
     "WORKED = any(find_spec(n) for n in ('torch', 'pytest', 'psutil', 'pip'))" + ANSWER,

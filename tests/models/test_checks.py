@@ -1,6 +1,8 @@
 """checks.py: models that see what they are to predict, or that fail on text, are refused."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +14,7 @@ from transformers import BertConfig, BertLMHeadModel, PreTrainedModel
 from architectures import tiny_architecture
 from schemabank.common.errors import InputError
 from schemabank.models.basemodel import load_base_model
-from schemabank.models.checks import check_causal, check_reads
+from schemabank.models.checks import check_causal, check_reads, loading
 from tiny import VOCAB_SIZE, tiny_tokenizer
 from tinyruns import write_model
 
@@ -29,6 +31,20 @@ def bert(*, is_decoder: bool, spread: float = 0.3) -> PreTrainedModel:
             initializer_range=spread,
         )
     ).eval()
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (errno.ENOSPC, "free some space, or let HF_HOME name a folder that has room."),
+        (errno.EDQUOT, "free some space, or let HF_HOME name a folder that has room."),
+        (errno.EIO, "give a causal model known to transformers "),
+    ],
+)
+def test_a_cache_that_is_full_is_no_fault_of_the_model(number: int, mend: str) -> None:
+    said = f"'a/b' could not be loaded: .*; {mend}"
+    with pytest.raises(InputError, match=said), loading("a/b"):
+        raise OSError(number, os.strerror(number))
 
 
 @pytest.mark.filterwarnings("ignore:.*is_decoder")

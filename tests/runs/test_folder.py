@@ -229,6 +229,46 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, name: str) -> None:
         new_folder(tmp_path / name).__enter__()
 
 
+REFUSING = [
+    (errno.ENOSPC, "free some space, or choose another --out"),
+    (errno.EDQUOT, "free some space, or choose another --out"),
+    (errno.EACCES, "make the folder writable, or choose another --out"),
+    (errno.EROFS, "choose another --out"),
+]
+
+
+@pytest.mark.parametrize(("number", "mend"), REFUSING)
+@pytest.mark.parametrize("refused", [".a.lock", ".a.partial", "runs"])
+def test_what_to_do_about_a_place_fits_its_error(
+    refused: str, number: int, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some disks have room for an empty file, and none for a folder."""
+
+    def refusing(path: Path, *_args: object, **_options: object) -> None:
+        if path.name == refused:
+            raise OSError(number, os.strerror(number), str(path))
+
+    opened, mkdir = Path.open, Path.mkdir
+    monkeypatch.setattr(Path, "open", lambda *a, **o: refusing(*a, **o) or opened(*a, **o))
+    monkeypatch.setattr(Path, "mkdir", lambda *a, **o: refusing(*a, **o) or mkdir(*a, **o))
+    said = rf"cannot write to '.*runs' \({os.strerror(number)}\): {mend}\Z"
+    with pytest.raises(InputError, match=said), claimed(tmp_path / "runs" / "a"):
+        pytest.fail("it is claimed")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(("number", "mend"), REFUSING)
+def test_what_to_do_about_a_folder_fits_its_error(
+    number: int, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("schemabank.common.folders._make", refusing)
+    with pytest.raises(InputError, match=rf": {mend}\Z"), new_folder(tmp_path / "a"):
+        pytest.fail("it is made")
+
+
 @pytest.mark.parametrize("check", [check_available, check_new])
 def test_a_check_beforehand_touches_nothing(tmp_path: Path, check: Callable[[Path], None]) -> None:
     check(tmp_path / "runs" / "deeper" / "a")

@@ -1,5 +1,8 @@
 """Runs of a program that is interrupted, and the same call, which goes on with them."""
 
+import errno
+import os
+import re
 import shutil
 import signal
 import warnings
@@ -16,7 +19,7 @@ from torch import Tensor
 import schemabank as sb
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.programs import Programs
-from schemabank.runs import programsaves, steplogs, together
+from schemabank.runs import programsaves, resuming, steplogs, together
 from schemabank.runs.checkpoints import checkpoints_in
 from schemabank.runs.folder import CHECKPOINTS, CONFIG, METRICS, TRAINED, claimed, has_trained
 from schemabank.runs.together import RunResult
@@ -370,7 +373,7 @@ def test_one_that_is_full_at_the_start_is_said_before_training(
 ) -> None:
     monkeypatch.setattr("schemabank.runs.resuming._write_config", full)
     monkeypatch.setattr(Programs, "launch", None)
-    with pytest.raises(sb.InputError, match=r"the run 'one' cannot be saved \(.*\): choose"):
+    with pytest.raises(sb.InputError, match=r"the run 'one' cannot be saved \(.*\): free some"):
         train({"one": config()}, tmp_path, slots=1)
 
 
@@ -397,6 +400,27 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(sb.InputError, match=r"cannot write to .* choose another folder of"):
         train({"one": config()}, tmp_path / "file", slots=1)
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (errno.ENOSPC, "free some space, or choose another folder of checkpoints"),
+        (errno.EACCES, "make the folder writable, or choose another folder of checkpoints"),
+        (errno.EROFS, "choose another folder of checkpoints"),
+    ],
+)
+def test_what_to_do_about_a_folder_that_cannot_be_written_fits_the_error(
+    number: int, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(resuming, "_write_config", refused)
+    reason = re.escape(f"[Errno {number}] {os.strerror(number)}")
+    said = rf"the run 'one' cannot be saved \({reason}\): {mend}\Z"
+    with pytest.raises(sb.InputError, match=said):
+        train({"one": config()}, tmp_path, slots=1)
 
 
 def test_one_that_another_program_uses_is_refused(tmp_path: Path) -> None:

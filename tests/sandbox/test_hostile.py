@@ -7,6 +7,7 @@ A fair part of the programs is run first, several at once; the tests then look a
 import ast
 import json
 import mmap
+import pwd
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +75,23 @@ def test_hostile_programs_are_many_and_compile() -> None:
     for source in every:
         if source != hostile.PROGRAMS["exhausting"]["nested brackets"]:
             ast.parse(source)
+
+
+def test_homes_are_looked_for_where_they_are(
+    world: campaign.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No program names a home of the machine on which it was written."""
+    every = [source for own in campaign.programs().values() for source in own.values()]
+    assert not [source for source in every if "/root" in source]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    case = campaign.Case("reading", "home folders", campaign.FUNCTION)
+    (tmp_path / ".netrc").touch()
+    found: dict[str, object] = {}
+    exec(world.source(case), found)  # noqa: S102 -- outside, where it is to see something
+    assert found["WORKED"] is True
+    assert str(tmp_path) in world.source(case)
+    assert pwd.getpwuid(0).pw_dir in world.source(case)
+    assert campaign.is_contained(case, campaign.verdict(case, world).reason)
 
 
 def test_the_protocol_is_what_fails_forgers(world: campaign.World) -> None:

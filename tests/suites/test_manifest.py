@@ -14,9 +14,10 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.runs.inputs import recorded_in
 from schemabank.runs.stored import read_suite
-from schemabank.suites.execution import plan_suite, run_suite
+from schemabank.suites.execution import run_suite
 from schemabank.suites.file import Suite, read_suite_file
 from schemabank.suites.manifest import check_manifest, write_manifest
+from schemabank.suites.plan import plan_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import SETTINGS, Notes, write_gsm8k, write_model
 from tinysuites import write

@@ -92,9 +92,18 @@ def test_offline_says_so(hub_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
         OF_HUB[hub_id]()
 
 
-def test_memory_that_runs_out_is_no_fault_of_the_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse(monkeypatch, OSError(errno.ENOMEM, "Cannot allocate memory"), OSError)
-    with pytest.raises(OSError, match="Cannot allocate"):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_runs_out_is_no_fault_of_the_data_set(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, error, type(error))
+    with pytest.raises(type(error), match="allocate"):
         load_data_set("a/b", sought="It was looked for here", otherwise="make it")
 
 

@@ -21,10 +21,11 @@ from schemabank.common.errors import InputError
 from schemabank.common.extras import install_command, is_there
 from schemabank.common.folders import check_local
 from schemabank.common.garbage import importing
-from schemabank.runs.progress import reporter
+from schemabank.runs.progress import Reporter, reporter
 
 if TYPE_CHECKING:
     from schemabank.suites.execution import SuiteOutcome
+    from schemabank.suites.file import Suite
 
 
 def train(
@@ -83,24 +84,22 @@ def suite(
     from schemabank.suites.file import read_suite_file
 
     if dry_run:
-        _check_dry(tune_only=tune_only, shares=launch != "local" or workers is not None)
+        _check_dry(tune_only=tune_only)
     place = _folder_of_runs(out, file.parent.name if file.stem == "suite" else file.stem)
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     read = read_suite_file(file, changes)
     with importing():
         from schemabank.launch.launchers import launcher
-        from schemabank.suites.execution import plan_suite, planned_rows, run_suite
+        from schemabank.suites.execution import run_suite
         from schemabank.suites.suite import on_this_machine
 
     found = on_this_machine(read, file)
     with reporter() as progress:
-        if dry_run and as_json:
-            print_json(planned_rows(found, place))
-            return
-        if dry_run:
-            print_tables(plan_suite(found, place, progress))
-            return
         trains = launcher(launch, workers, found.runs[0].config.engine.device)
+        if dry_run:
+            shares = launch != "local" or workers is not None
+            _print_plan(found, place, progress, shares=shares, as_json=as_json)
+            return
         ended = run_suite(found, place, progress, tune_only=tune_only, launcher=trains)
     then = "the same without --tune-only" if tune_only else _report(place)
     _print_ended(ended, then, as_json=as_json)
@@ -121,15 +120,31 @@ def _folder_of_runs(out: Path | None, name: str) -> Path:
     return place
 
 
-def _check_dry(*, tune_only: bool, shares: bool) -> None:
+def _check_dry(*, tune_only: bool) -> None:
     """Refuse what has no effect where nothing is computed."""
     if tune_only:
         raise InputError("--dry-run and --tune-only were both given: leave out one of them")
-    if shares:
-        raise InputError(
-            "--dry-run shows the cohorts as one process trains them, and --launch and --workers "
-            "change nothing of that: leave them out"
-        )
+
+
+def _print_plan(
+    found: "Suite", place: Path, progress: Reporter, *, shares: bool, as_json: bool
+) -> None:
+    """Print what a suite would compute.
+
+    Raises:
+        InputError: what a call that computes would refuse.
+    """
+    from schemabank.suites.execution import planned_rows
+    from schemabank.suites.plan import check_plan, plan_suite
+
+    if as_json:
+        check_plan(found, place, progress, shares=shares)
+        print_json(planned_rows(found, place))
+        return
+    plan = plan_suite(found, place, progress, shares=shares)
+    print_tables(plan.tables)
+    if plan.refusal is not None:
+        raise plan.refusal
 
 
 def _print_ended(ended: "SuiteOutcome", then: str, *, as_json: bool) -> None:

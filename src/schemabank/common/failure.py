@@ -5,10 +5,11 @@ at the next call, which tries the run again.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from schemabank.common.errors import InputError
+from schemabank.common.writing import how_to_mend
 
 # What a run may meet that the others of its cohort do not; any other exception is a fault of ours.
 FAILING = (InputError, RuntimeError, OSError, MemoryError)
@@ -66,3 +67,9 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, InputError):
         return Failure("input", message)
     return Failure("error", message)
+
+
+def failure_to_write(error: Exception) -> Failure:
+    """Return what an exception makes of a run whose files it kept from being written."""
+    failure = failure_of(error)
+    return replace(failure, message=f"{failure.message}{how_to_mend(error)}")

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from schemabank.common.errors import InputError
-from schemabank.common.writing import held_temporary, settle, sync_to_disk
+from schemabank.common.writing import held_temporary, mend_or, settle, sync_to_disk
 
 
 def check_new(folder: Path) -> None:
@@ -36,12 +36,8 @@ def new_folder(folder: Path, *, mend: str = "choose another --out") -> Iterator[
     missing = missing_parents(folder)
     with ExitStack() as exits:
         exits.callback(remove_empty, missing)
-        try:
+        with making(folder, mend=mend):
             partial = exits.enter_context(held_temporary(folder, _make))
-        except OSError as error:
-            raise InputError(
-                f"cannot write to {str(folder.parent)!r} ({error.strerror}): {mend}"
-            ) from error
         exits.callback(remove_tree, partial)
         place = partial.stat()
         yield partial
@@ -49,6 +45,25 @@ def new_folder(folder: Path, *, mend: str = "choose another --out") -> Iterator[
         check_free(folder, mend=mend)
         settle(partial, folder)
         _keep_names(missing)
+
+
+@contextmanager
+def making(folder: Path, *, mend: str) -> Iterator[None]:
+    """Let a folder be made, and say what to do where it cannot be.
+
+    Args:
+        folder: that is made.
+        mend: what to do in any case, for the error.
+
+    Raises:
+        InputError: its place cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {str(folder.parent)!r} ({error.strerror}): {mend_or(error, mend)}"
+        ) from error
 
 
 def make_folder(folder: Path) -> None:

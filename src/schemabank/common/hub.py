@@ -16,6 +16,7 @@ from urllib.request import Request, urlopen
 from huggingface_hub import constants, errors
 
 from schemabank.common.errors import first_line
+from schemabank.common.writing import is_refused, mend_or
 
 ANSWER_S = 10.0  # for which an answer is waited
 OFFLINE = "HF_HUB_OFFLINE"
@@ -65,6 +66,10 @@ def reach_hub() -> bool:
 def cause_and_mend(error: Exception) -> tuple[str, str]:
     """Return why the hub gave no model or data set, and what to do about it."""
     cache = f"the cache in {constants.HF_HOME}"
+    for each in (error, error.__cause__):
+        if is_refused(each):
+            cause = f"{cache} cannot be written ({first_line(error)})"
+            return cause, mend_or(each, "let HF_HOME name a folder that you may write to")
     if _KNOWN.answers is False:
         cause = f"the hub {constants.ENDPOINT} did not answer within {ANSWER_S:g} s"
         mend = "check the network, or name a mirror in HF_ENDPOINT"

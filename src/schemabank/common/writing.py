@@ -24,6 +24,7 @@ from schemabank.common.errors import first_line
 SYNCS_AT_ONCE = 16
 FULL = {errno.ENOSPC, errno.EDQUOT}  # a disk, or what a user may put on it
 CLOSED = {errno.EACCES, errno.EPERM}
+ELSEWHERE = {errno.EROFS, errno.EFBIG}  # a file system takes nothing, or no file of that size
 OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell the number
 
 
@@ -163,11 +164,15 @@ def writing_tensors(path: Path) -> Iterator[Path]:
         if not isinstance(error, SafetensorError) and type(error) is not Exception:
             raise
         told = OF_RUST.search(str(error))
-        mend = _mend(int(told[1])) if told else None
         raise OSError(
             f"cannot write {str(path)!r} ({first_line(error)}): "
-            f"{f'{mend}, or ' if mend else ''}write elsewhere"
+            f"{_mend_or(int(told[1]) if told else None, 'write elsewhere')}"
         ) from error
+
+
+def is_refused(error: BaseException | None) -> bool:
+    """Whether a place takes no file: it is full, or read-only, or not this user's to write to."""
+    return isinstance(error, OSError) and error.errno in FULL | CLOSED | ELSEWHERE
 
 
 def how_to_mend(error: BaseException) -> str:
@@ -178,6 +183,16 @@ def how_to_mend(error: BaseException) -> str:
     """
     mend = _mend(error.errno) if isinstance(error, OSError) else None
     return f"; {mend}" if mend else ""
+
+
+def mend_or(error: BaseException | None, otherwise: str) -> str:
+    """Return what to do about what could not be written, before what helps in any case.
+
+    Args:
+        error: why it could not.
+        otherwise: what helps in any case, such as the choice of another place.
+    """
+    return _mend_or(error.errno if isinstance(error, OSError) else None, otherwise)
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
@@ -197,6 +212,11 @@ def _mend(number: int | None) -> str | None:
     if number in FULL:
         return "free some space"
     return "make the folder writable" if number in CLOSED else None
+
+
+def _mend_or(number: int | None, otherwise: str) -> str:
+    mend = _mend(number)
+    return f"{mend}, or {otherwise}" if mend else otherwise
 
 
 def _remove_abandoned(path: Path) -> None:

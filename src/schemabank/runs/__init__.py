@@ -7,6 +7,7 @@ wrong with it is written beside it.
 
 __all__ = [
     "asking",
+    "beforehand",
     "chatting",
     "distill",
     "effects",

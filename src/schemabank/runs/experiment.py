@@ -5,7 +5,6 @@ runs are found by their configuration's hash and reused.
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfi
 from schemabank.engine.compiling import compiling_measured
 from schemabank.engine.run import TrainingData
 from schemabank.models.basemodel import BaseModel
+from schemabank.runs.beforehand import known_outcomes
 from schemabank.runs.distill import TEACHERS, all_teachers, learned_from_teachers, untaught
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import Took, finish_runs
@@ -34,7 +34,7 @@ from schemabank.runs.grouping import (
     tell_targets,
     training_key,
 )
-from schemabank.runs.inputs import DATA, Present, check_all_clusters, check_reusable, data_digest
+from schemabank.runs.inputs import DATA, check_all_clusters, data_digest
 from schemabank.runs.loading import (
     announce_decoding,
     loaded_base,
@@ -45,7 +45,6 @@ from schemabank.runs.loading import (
 from schemabank.runs.members import (
     Member,
     Outcome,
-    finished_outcome,
     tokens_before,
     trained_before_s,
 )
@@ -248,30 +247,17 @@ def announce_teachers(teachers: Sequence[RunConfig], place: Path, reporter: Repo
 
 
 def reused(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> dict[RunConfig, Outcome]:
-    """Return the outcomes of those runs that are finished, and say which these are."""
-    finished = [run for run in runs if is_finished(out / run_id(run))]
-    for run in finished:
+    """Return the outcomes of those runs that are finished, and say which these are.
+
+    Raises:
+        InputError: one is of other inputs than those that are there now, or cannot be read.
+    """
+    outcomes = known_outcomes(runs, out, reporter)
+    for run in outcomes:
         forget_training(out / run_id(run), reporter.note)
         reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
         reporter.run_state(run_id(run), "reused")
-    outcomes = {run: finished_outcome(run, out / run_id(run)) for run in finished}
-    check_all_reusable(outcomes, reporter)
     return outcomes
-
-
-def check_all_reusable(finished: Mapping[RunConfig, Outcome], reporter: Reporter) -> None:
-    """Make sure that finished runs are of the model and the data that are there now.
-
-    Raises:
-        InputError: one is of others.
-    """
-    now = Present()
-    notes = [
-        check_reusable(run, outcome.folder, outcome.result or {}, now)
-        for run, outcome in finished.items()
-    ]
-    for note, count in Counter(filter(None, notes)).items():
-        reporter.note(f"{count} of {len(finished)} reused runs: {note}")
 
 
 def attempt(part: CohortPart, out: Path) -> list[Outcome]:

@@ -14,7 +14,7 @@ import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile, rmtree
@@ -26,6 +26,7 @@ from schemabank.common.folders import (
     check_same,
     check_writable,
     make_folder,
+    making,
     missing_parents,
     remove_empty,
     remove_tree,
@@ -175,27 +176,25 @@ def claimed(folder: Path, *, mend: str = MEND, tenure: Tenure | None = None) -> 
     """
     lock = _lock_file(folder)
     missing = missing_parents(folder)
-    try:
-        make_folder(folder.parent)
-        file = _open_locked(lock, folder, mend, tenure)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {str(folder.parent)!r} ({error.strerror}): {mend}"
-        ) from error
-    with file:
+    with ExitStack() as exits:
+        exits.callback(remove_empty, missing)
+        with making(folder, mend=mend):
+            make_folder(folder.parent)
+            file = exits.enter_context(_open_locked(lock, folder, mend, tenure))
         try:
             check_free(folder, mend=mend)
-            partial = _taken_over(folder, tenure)
-            if not can_go_on(partial):
-                _set_aside(partial, folder)
-                partial.mkdir()
-            yield RunClaim(folder, partial, partial.stat())
+            with making(folder, mend=mend):
+                partial = _taken_over(folder, tenure)
+                if not can_go_on(partial):
+                    _set_aside(partial, folder)
+                    partial.mkdir()
+                place = partial.stat()
+            yield RunClaim(folder, partial, place)
         finally:
             if _is_own(file, lock):
                 _leave(folder, tenure)
             if _is_own(file, lock):  # still: to leave takes time, in which it may be stopped
                 lock.unlink(missing_ok=True)
-            remove_empty(missing)
 
 
 def partial_folder(folder: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 from schemabank.adapters.config import PROVENANCE
 from schemabank.adapters.files import model_card, save_adapter, save_bank
 from schemabank.common.errors import InputError
-from schemabank.common.failure import FAILING, Failure, failure_of
+from schemabank.common.failure import FAILING, Failure, failure_of, failure_to_write
 from schemabank.common.folders import new_folder
 from schemabank.common.writing import write_json
 from schemabank.config.file import config_hash, to_yaml
@@ -177,11 +177,12 @@ class Member(Trainee):
     Attributes:
         claim: its folder.
         taught: what it is trained with beside what all runs of its cohort are.
+        refused: what kept it from being written; ``None``: nothing has.
     """
 
     claim: RunClaim = field(kw_only=True)
     taught: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    _can_write: bool = True
+    refused: Exception | None = field(default=None, kw_only=True)
     _is_written: bool = False  # what it ends as is on disk
 
     @property
@@ -198,13 +199,13 @@ class Member(Trainee):
 
     def write(self, action: Callable[[Path], None]) -> None:
         """Write into the folder; if that fails, the run has failed and writes no more."""
-        if self._can_write and not self.is_lost:
+        if self.refused is None and not self.is_lost:
             try:
                 self.claim.check_there()
                 action(self.claim.path)
             except (OSError, InputError) as error:  # such as a name that is taken
-                self._can_write = False
-                self.fail(failure_of(error))
+                self.refused = error
+                self.fail(failure_to_write(error))
 
     def end(self, action: Callable[[Path], None]) -> None:
         """Write what the run ends as.

@@ -1,11 +1,13 @@
 """What training would take, before any of it is done: cohorts, their slots, steps and time."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import torch
 
+from schemabank.common.errors import InputError
 from schemabank.common.waiting import waiting
+from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.engine.planner import journey
 from schemabank.engine.seating import count_steps
@@ -45,6 +47,7 @@ def plan_all(
     *,
     device: torch.device,
     loaded: Loaded | None = None,
+    pending: Set[str] | None = None,
 ) -> list[Planned]:
     """Load and check what the runs need, and say what training them would take.
 
@@ -53,17 +56,30 @@ def plan_all(
         reporter: where progress goes.
         device: that they would run on.
         loaded: by calls for other runs before this one; what this one loads is added.
+        pending: ids of those that are still to be computed, with their settings resolved; by
+            default all are.
+
+    Returns:
+        The cohorts, but for those whose runs are all finished and lack something now. A call that
+        runs them would not miss it.
 
     Raises:
-        InputError: something in the settings cannot be had.
+        InputError: something in the settings of pending runs cannot be had.
     """
     found: list[Planned] = []
     loaded = Loaded() if loaded is None else loaded
     for run in runs:
-        check_extras(run.task)
+        if pending is None or run_id(run) in pending:
+            check_extras(run.task)
     for group in sharing(resolved(runs, device, note=reporter.note)):
-        with waiting(CHECKING, reporter.note):
-            context = prepared(group, loaded, device, reporter, Trackers({}, reporter))
+        try:
+            with waiting(CHECKING, reporter.note):
+                context = prepared(group, loaded, device, reporter, Trackers({}, reporter))
+        except InputError as error:
+            if pending is None or not pending.isdisjoint(map(run_id, group)):
+                raise
+            reporter.note(f"finished runs without an expected time: {len(group)} ({error})")
+            continue
         for plan, slots in planned_cohorts(group, context, device):
             data = context.training
             if not plan.runs[0].trains or data is None:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from schemabank.adapters.files import LoraTensors
-from schemabank.common.errors import InputError
+from schemabank.common.errors import InputError, first_line
 from schemabank.common.files import json_lines
 from schemabank.common.folders import check_local
+from schemabank.common.writing import mend_or
 from schemabank.config.settings import RunConfig
 from schemabank.config.validation import ValidationSettings
 from schemabank.engine.batches import Encoded
@@ -118,10 +119,11 @@ class ProgramFolder:
             found.append(member)
         write_settings(found)
         for member in found:
-            if member.failure is not None:
+            if member.refused is not None:
                 raise InputError(
-                    f"the run {member.name!r} cannot be saved ({member.failure.message}): {MEND}"
-                )
+                    f"the run {member.name!r} cannot be saved ({first_line(member.refused)}): "
+                    f"{mend_or(member.refused, MEND)}"
+                ) from member.refused
         return [*found]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TextIO
 
 from schemabank.common.errors import InputError, first_line
-from schemabank.common.failure import failure_of
+from schemabank.common.failure import failure_to_write
 from schemabank.common.waiting import Note
 from schemabank.common.writing import how_to_mend
 from schemabank.engine.cohort import Cohort, RunStep
@@ -86,7 +86,7 @@ class StepLogs:
     def _lose(self, name: str, error: OSError | InputError) -> None:
         self.lost.add(name)
         slot = self._slots[name]
-        slot.failure = slot.failure or failure_of(error)
+        slot.failure = slot.failure or failure_to_write(error)
 
 
 class KeepingLogs(StepLogs):

@@ -95,20 +95,32 @@ def write_manifest(out: Path, suite: Suite, found: RateSearch | None) -> None:
     Raises:
         InputError: other final runs than these were settled before.
     """
-    known, rows = read_manifest(out), suite.rows()
-    if found is not None and found.choices is None:
-        if known is not None and known["runs"]:
-            # Settled runs stay until the search has chosen again. Only the diverged trials change.
-            failed = _tuning_row(suite, found, _diverged_trials(out))["failed"]
-            _write_whole(out, {**known, "tuning": {**known["tuning"], "failed": failed}})
-            return
-        rows = []
-    if known is not None:
-        if found is not None:
-            _check_choices(out, known["runs"], rows)
-        _check_grows(out, known["runs"], rows)
+    known = read_manifest(out)
+    if found is not None and found.choices is None and known is not None and known["runs"]:
+        # Settled runs stay until the search has chosen again. Only the diverged trials change.
+        failed = _tuning_row(suite, found, _diverged_trials(out))["failed"]
+        _write_whole(out, {**known, "tuning": {**known["tuning"], "failed": failed}})
+        return
+    check_settled(out, suite, found)
+    rows = [] if found is not None and found.choices is None else suite.rows()
     tuning = None if found is None else _tuning_row(suite, found, _diverged_trials(out))
     _write_whole(out, {"contrast": _declared_contrast(suite), "runs": rows, "tuning": tuning})
+
+
+def check_settled(out: Path, suite: Suite, found: RateSearch | None) -> None:
+    """Refuse other final runs than a folder's settled ones, once they are known.
+
+    Arguments are those of :func:`write_manifest`.
+
+    Raises:
+        InputError: other final runs than these were settled before.
+    """
+    known = read_manifest(out)
+    if known is None or (found is not None and found.choices is None):
+        return
+    if found is not None:
+        _check_choices(out, known["runs"], suite.rows())
+    _check_grows(out, known["runs"], suite.rows())
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 The hub's libraries honour ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN``.
 """
 
-import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,10 +12,9 @@ from schemabank.common.errors import InputError, first_line
 from schemabank.common.hub import cause_and_mend, reach_hub
 from schemabank.common.quiet import DATASETS, bars_on_terminals_only
 from schemabank.common.waiting import waiting
+from schemabank.common.writing import is_refused
 
 DATA_VARIABLE = "SCHEMABANK_DATA"
-# A full disk, a file that is too large for it, one that is read-only, and no leave to write.
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 NOT_SET = f"{DATA_VARIABLE} (not set)"
 
 
@@ -77,7 +75,9 @@ def load_data_set(
         ):
             return datasets.load_dataset(hub_id, config, revision=revision)
     except kinds as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        from schemabank.common.memory import is_out_of_memory  # noqa: PLC0415 -- needs PyTorch
+
+        if is_out_of_memory(error):
             raise
         if _is_of_disk(error):
             raise InputError(
@@ -95,8 +95,7 @@ def load_data_set(
 def _is_of_disk(error: Exception) -> bool:
     """Whether a cache cannot be written, for want of room or of leave."""
     causes = (error, error.__cause__)  # datasets wraps what its writer raises
-    is_refused = any(isinstance(e, OSError) and e.errno in DISK for e in causes)
-    return is_refused or "Not enough disk space" in str(error)
+    return any(map(is_refused, causes)) or "Not enough disk space" in str(error)
 
 
 def load_saved_data_set(folder: Path) -> Any:  # noqa: ANN401 -- datasets has no types
