@@ -62,6 +62,12 @@ class Suite:
         declared = (self.manifest["contrast"] or {}).get("group")
         return groups.get(declared) or next(iter(groups.values()))
 
+    @property
+    def constant(self) -> float:
+        """The share of the items of any run that the best constant answer gets right."""
+        result = next(iter(self.results.values()))
+        return float(self.figures(result)["best_constant_correct"])
+
     @cached_property
     def teachers(self) -> list[Path]:
         """The folders of the runs from which others learned."""

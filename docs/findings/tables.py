@@ -30,6 +30,15 @@ class Repeated(NamedTuple):
         return score_of(self.second) - score_of(self.first)
 
 
+class AtRate(NamedTuple):
+    """What an arm's seeds scored at a learning rate."""
+
+    learning_rate: float
+    correct: list[float]
+    ended: list[float]
+    losses: list[float]
+
+
 def at(suite: Suite, arm: str, learning_rate: float) -> Candidate:
     """Return an arm of a suite's search at one of its learning rates."""
     return next(c for c in suite.search[arm] if c.learning_rate == learning_rate)
@@ -160,6 +169,43 @@ def screening(suite: Suite, control: str = LORA, name: str = "LoRA") -> str:
     return table({"arm": own.arm, **tried_cells(own, loss, name)} for loss, own in ordered)
 
 
+def piloted(suite: Suite) -> str:
+    """Return the table of a search over a grid: every arm at its most accurate rate of each."""
+    rows = [
+        {
+            "examples": f"{setting:,}",
+            "arm": arm,
+            "learning rate": short(best.learning_rate),
+            "correct": percent(fmean(best.correct)),
+            "each seed": ", ".join(f"{100 * share:.1f}" for share in best.correct),
+            "ended": f"{100 * fmean(best.ended):.0f} %",
+            "loss": f"{fmean(best.losses):.3f}",
+        }
+        for (setting, arm), found in tried_by_setting(suite).items()
+        for best in (max(found, key=lambda at: fmean(at.correct)),)
+    ]
+    return table(rows)
+
+
+def most_correct(suite: Suite, setting: int, arm: str) -> float:
+    """Return an arm's accuracy at its most accurate rate of a search, the mean over seeds."""
+    return max(fmean(at.correct) for at in tried_by_setting(suite)[setting, arm])
+
+
+def tried_by_setting(suite: Suite) -> dict[tuple[int, str], list[AtRate]]:
+    """Return what the arms of a search over a grid scored at each rate, by setting and arm."""
+    found: dict[tuple[int, str], dict[float, AtRate]] = {}
+    for run in suite.manifest["tuning"]["runs"]:
+        (setting,) = run["settings"].values()
+        rates = found.setdefault((setting, run["arm"]), {})
+        at = rates.setdefault(run["learning_rate"], AtRate(run["learning_rate"], [], [], []))
+        figures = suite.figures(suite.results[run["run_id"]])
+        at.correct.append(figures["correct"])
+        at.ended.append(figures["ended_ratio"])
+        at.losses.append(figures["gold_nll"])
+    return {place: [*rates.values()] for place, rates in sorted(found.items())}
+
+
 def ensembles() -> str:
     """Return the table of what runs that differ in their seeds alone are together."""
     return table(
@@ -216,6 +262,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     for function in (
         *(percent, points, at, chosen, score_of, ahead, items, lowest, losses, scales),
         *(repetitions, most_repeated, most_repeated_loss, num_repeated),
-        *(most_ahead, typical_error, slope, screening, ensembles, costs, short),
+        *(most_ahead, typical_error, slope, screening, ensembles, costs, short, piloted),
+        *(most_correct,),
     )
 }
