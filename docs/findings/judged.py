@@ -377,8 +377,19 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         *(across, against, by_seed, constant, figures, found_together, highest, holm_among),
-        *(interaction, interval_of, judged, judgements, less, measured, more, not_excluded, num_items, paired),
-        *(points, primaries, primary, reference, seeds_of, spread, treatment_against, unended),
+        *(interaction, interval_of, judged, judgements, less, measured, more, not_excluded),
+        *(
+            num_items,
+            paired,
+            points,
+            primaries,
+            primary,
+            reference,
+            seeds_of,
+            spread,
+            treatment_against,
+            unended,
+        ),
         *(trained, without_best, worst),
     )
 }
