@@ -75,6 +75,7 @@ class RoutingReport(StoredPart):
     task: str
     split: str
     num_examples: PositiveInt
+    num_clusters: PositiveInt | None = None  # older analyses have none, of any task
     num_schemas: PositiveInt
     top_k: PositiveInt
     states: Annotated[list[str], Field(min_length=1)]

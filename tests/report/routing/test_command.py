@@ -124,6 +124,20 @@ def test_the_same_question_gives_the_same_bytes_and_is_answered_once(own: Path) 
     assert routed(own, None, limit=4)[0] != place
 
 
+def test_an_analysis_that_did_not_know_what_examples_were_drawn_with_is_not_used_again(
+    own: Path,
+) -> None:
+    conditional = ("task.name=conditional",)
+    place, found, _ = routed(own, None, *conditional, limit=3)
+    assert 1 <= found["num_clusters"] <= found["num_examples"]
+    assert routed(own, None, *conditional, limit=3)[2][-1].startswith("reused: ")
+    older = {name: value for name, value in found.items() if name != "num_clusters"}
+    (place / "routing.json").write_text(json.dumps(older))
+    with pytest.raises(InputError, match="is of an older version, which shuffled examples of cond"):
+        routed(own, None, *conditional, limit=3)
+    assert routed(own, None, limit=3)[1]["num_clusters"] is None
+
+
 @pytest.mark.parametrize("damage", [{}, {"layers": 3}, {"inputs": None}, {"inputs": {"model": 3}}])
 def test_a_damaged_analysis_is_named_by_both_that_read_it(
     damage: dict[str, object], finished: Finished, tmp_path: Path

@@ -90,6 +90,7 @@ def analyse(
             "task": run.task.name,
             "split": split,
             "num_examples": len(items),
+            "num_clusters": len({item.cluster for item in items if item.cluster}) or None,
             "num_tokens": len(routed.tokens.ids),
             "num_schemas": run.bank.num_schemas,
             "top_k": run.bank.top_k,

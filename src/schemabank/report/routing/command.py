@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from schemabank.common.errors import InputError
 from schemabank.common.extras import require
 from schemabank.common.folders import check_new, new_folder
 from schemabank.config.file import to_yaml
@@ -21,6 +22,7 @@ from schemabank.runs.loading import resolve_device, resolved
 from schemabank.runs.located import asked_of_routing
 from schemabank.runs.progress import Reporter
 from schemabank.runs.stored import read_routing
+from schemabank.tasks.catalog import TASKS
 
 
 def route(
@@ -58,6 +60,7 @@ def route(
         known = read_routing(place / JSON)
         mend = "restore it, or name a new folder with --out"
         check_same(recorded_in(known), found, place, mend=mend)
+        _check_clusters(known, place)
         reporter.note(f"reused: {place} (same question, finished)")
         return place, known
     check_new(place)
@@ -67,6 +70,21 @@ def route(
     with new_folder(place) as partial:
         write_report(partial, report)
     return place, report
+
+
+def _check_clusters(known: Mapping[str, Any], place: Path) -> None:
+    """Refuse an analysis that took examples for independent that were drawn together.
+
+    Raises:
+        InputError: it is used again, and its shuffles would say too much.
+    """
+    cluster = TASKS[known["task"]].cluster if known["task"] in TASKS else None
+    if cluster is not None and known.get("num_clusters") is None:
+        raise InputError(
+            f"{str(place)!r} is of an older version, which shuffled examples of {known['task']} as "
+            f"if those with one {cluster} had not been drawn together: remove it, or name a new "
+            "folder with --out"
+        )
 
 
 def _question_id(run: RunConfig, question: RoutingQuestion) -> str:
