@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -286,6 +287,32 @@ def test_what_finished_runs_lack_now_is_refused_neither_by_a_call_nor_by_its_pla
     )
     (outcome,) = ran(world.file, world.out)[1]
     assert outcome.reused
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_plan_starts_no_tracker_and_the_call_says_what_one_raises(
+    as_json: bool, world: World, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a key that the service does not take."""
+    began = list[str]()
+
+    def login(**_: object) -> bool:
+        raise RuntimeError("API key verification failed")
+
+    def setup() -> SimpleNamespace:
+        began.append("wandb")
+        return SimpleNamespace(settings=SimpleNamespace(mode="online"))
+
+    library = SimpleNamespace(setup=setup, login=login)
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    world.tiny(defaults={"engine": {"trackers": ["wandb"]}})
+    command = ["suite", world.file, "--out", world.out]
+    assert program(*command, "--dry-run", *["--json"] * as_json)[0] == 0
+    assert began == []
+    code, _, said = program(*command)
+    assert (code, began) == (2, ["wandb"])
+    assert "engine.trackers names 'wandb', which cannot be made ready" in said.splitlines()[-1]
+    assert not world.out.exists()
 
 
 def test_a_run_that_has_trained_needs_no_teachers(world: World) -> None:

@@ -12,7 +12,7 @@ from schemabank.runs.folder import check_available, has_trained, is_finished, pa
 from schemabank.runs.inputs import Present, check_all_clusters, check_reusable
 from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.progress import Reporter
-from schemabank.runs.trackers import trackers_of
+from schemabank.runs.trackers import check_installed
 from schemabank.tasks.catalog import check_extras
 
 
@@ -24,7 +24,7 @@ def check_beforehand(
     Args:
         runs: their settings, resolved for this machine.
         out: folder of the runs.
-        reporter: told what could not be compared, and where trackers log.
+        reporter: told what could not be compared.
         shares: whether the call shares its runs with others, which may be writing them now.
 
     Returns:
@@ -76,7 +76,7 @@ def _checked(
         (check_writable if shares else check_available)(out / run_id(run))
     for run in pending:
         check_extras(run.task)
-    trackers_of(pending, out, reporter)
+    check_installed(pending)
     # Whether what is kept of a training can be used is known with model and data alone.
     asking = [run for run in pending if not has_trained(partial_folder(out / run_id(run)))]
     if teachers := all_teachers(asking):
