@@ -89,7 +89,7 @@ def another_suite(world: World) -> None:
 
 def another_contrast(world: World) -> None:
     declared = {"treatment": "lora", "control": "base"}
-    arms = {"arms": {"lora": {}, "base": {}}}
+    arms: dict[str, Any] = {"arms": {"lora": {}, "base": {}}}
     world.tiny(**arms, contrast=declared)
     ran(world.file, world.out)
     world.tiny(**arms)
@@ -331,6 +331,15 @@ def test_a_plan_for_workers_says_that_they_share_the_cohorts(
     assert (code, "cohorts, as if" in out) == (0, True)
     assert "the cohorts are those of one process; workers share them out" in err
     assert not world.out.exists()
+
+
+def test_a_plan_for_a_cluster_starts_none(world: World, program: Program) -> None:
+    """Ray would start one on this machine if it had no address."""
+    world.patch.setitem(sys.modules, "ray", SimpleNamespace())  # to call it for anything would fail
+    world.tiny(defaults={"engine": {"device": "cpu"}})
+    command = ["suite", world.file, "--out", world.out, "--dry-run", "--launch", "ray"]
+    assert "cohorts, as if" in program(*command)[1]
+    assert program(*command, "--json")[0] == 0
 
 
 def test_workers_may_share_a_run_that_another_call_writes(world: World, program: Program) -> None:

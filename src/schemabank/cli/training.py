@@ -83,23 +83,25 @@ def suite(
     """Train and evaluate every run of a suite; call it again to go on where it stopped."""
     from schemabank.suites.file import read_suite_file
 
-    if dry_run:
-        _check_dry(tune_only=tune_only)
+    if dry_run and tune_only:  # which has no effect where nothing is computed
+        raise InputError("--dry-run and --tune-only were both given: leave out one of them")
     place = _folder_of_runs(out, file.parent.name if file.stem == "suite" else file.stem)
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     read = read_suite_file(file, changes)
     with importing():
-        from schemabank.launch.launchers import launcher
+        from schemabank.launch.launchers import check_launcher, launcher
         from schemabank.suites.execution import run_suite
         from schemabank.suites.suite import on_this_machine
 
     found = on_this_machine(read, file)
+    device = found.runs[0].config.engine.device
     with reporter() as progress:
-        trains = launcher(launch, workers, found.runs[0].config.engine.device)
         if dry_run:
+            check_launcher(launch, workers, device)
             shares = launch != "local" or workers is not None
             _print_plan(found, place, progress, shares=shares, as_json=as_json)
             return
+        trains = launcher(launch, workers, device)
         ended = run_suite(found, place, progress, tune_only=tune_only, launcher=trains)
     then = "the same without --tune-only" if tune_only else _report(place)
     _print_ended(ended, then, as_json=as_json)
@@ -118,12 +120,6 @@ def _folder_of_runs(out: Path | None, name: str) -> Path:
     place = out or Path("runs") / name
     check_local(place)
     return place
-
-
-def _check_dry(*, tune_only: bool) -> None:
-    """Refuse what has no effect where nothing is computed."""
-    if tune_only:
-        raise InputError("--dry-run and --tune-only were both given: leave out one of them")
 
 
 def _print_plan(
