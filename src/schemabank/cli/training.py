@@ -21,11 +21,11 @@ from schemabank.common.errors import InputError
 from schemabank.common.extras import install_command, is_there
 from schemabank.common.folders import check_local
 from schemabank.common.garbage import importing
-from schemabank.runs.progress import Reporter, reporter
+from schemabank.runs.progress import reporter
 
 if TYPE_CHECKING:
     from schemabank.suites.execution import SuiteOutcome
-    from schemabank.suites.file import Suite
+    from schemabank.suites.plan import Plan
 
 
 def train(
@@ -89,19 +89,25 @@ def suite(
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     read = read_suite_file(file, changes)
     with importing():
-        from schemabank.launch.launchers import check_launcher, launcher
+        from schemabank.launch.launchers import launcher
         from schemabank.suites.execution import run_suite
+        from schemabank.suites.plan import plan_suite
         from schemabank.suites.suite import on_this_machine
 
     found = on_this_machine(read, file)
-    device = found.runs[0].config.engine.device
     with reporter() as progress:
         if dry_run:
-            check_launcher(launch, workers, device)
-            shares = launch != "local" or workers is not None
-            _print_plan(found, place, progress, shares=shares, as_json=as_json)
+            plan = plan_suite(
+                found,
+                place,
+                progress,
+                launch=launch,
+                workers=workers,
+                with_cohorts=not as_json,
+            )
+            _print_plan(plan, as_json=as_json)
             return
-        trains = launcher(launch, workers, device)
+        trains = launcher(launch, workers, found.runs[0].config.engine.device)
         ended = run_suite(found, place, progress, tune_only=tune_only, launcher=trains)
     then = "the same without --tune-only" if tune_only else _report(place)
     _print_ended(ended, then, as_json=as_json)
@@ -122,23 +128,16 @@ def _folder_of_runs(out: Path | None, name: str) -> Path:
     return place
 
 
-def _print_plan(
-    found: "Suite", place: Path, progress: Reporter, *, shares: bool, as_json: bool
-) -> None:
-    """Print what a suite would compute.
+def _print_plan(plan: "Plan", *, as_json: bool) -> None:
+    """Print what a suite would compute, as far as it is known.
 
     Raises:
         InputError: what a call that computes would refuse.
     """
-    from schemabank.suites.execution import planned_rows
-    from schemabank.suites.plan import check_plan, plan_suite
-
     if as_json:
-        check_plan(found, place, progress, shares=shares)
-        print_json(planned_rows(found, place))
-        return
-    plan = plan_suite(found, place, progress, shares=shares)
-    print_tables(plan.tables)
+        print_json(plan.rows())
+    else:
+        print_tables(plan.tables())
     if plan.refusal is not None:
         raise plan.refusal
 

@@ -1,9 +1,17 @@
-"""What a call refuses of its runs before it loads anything for them; a plan refuses the same."""
+"""What is refused of runs before anything is loaded for them.
+
+A call makes these checks one by one, in :mod:`schemabank.runs.experiment` or, for workers, in
+:mod:`schemabank.launch.sharing`, and does something between them: it tidies finished runs up, and
+it trains teachers. :func:`check_beforehand` makes the same checks in the same order for a plan, and
+does nothing else.
+"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from schemabank.common.errors import InputError
 from schemabank.common.folders import check_writable
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
@@ -16,10 +24,24 @@ from schemabank.runs.trackers import check_installed
 from schemabank.tasks.catalog import check_extras
 
 
+@dataclass(frozen=True)
+class Pending:
+    """What is still to be computed.
+
+    Attributes:
+        runs: they and their teachers.
+        in_use: what a call would refuse at this moment, since another one is writing some of them;
+            it will not when that one has ended.
+    """
+
+    runs: list[RunConfig]
+    in_use: InputError | None
+
+
 def check_beforehand(
     runs: Sequence[RunConfig], out: Path, reporter: Reporter, *, shares: bool = False
-) -> list[RunConfig]:
-    """Refuse what a call would refuse of runs and their teachers; nothing is written.
+) -> Pending:
+    """Refuse what a call would refuse of runs and their teachers; nothing is written or started.
 
     Args:
         runs: their settings, resolved for this machine.
@@ -27,15 +49,12 @@ def check_beforehand(
         reporter: told what could not be compared.
         shares: whether the call shares its runs with others, which may be writing them now.
 
-    Returns:
-        Those of the runs and their teachers that are still to be computed.
-
     Raises:
         InputError: a finished run is of other inputs, or of an older version; a place cannot be
             written; or a package is not installed.
     """
     check_all_clusters(runs, out)
-    return _checked(runs, out, reporter, shares=shares)
+    return _pending(runs, out, reporter, shares=shares)
 
 
 def known_outcomes(
@@ -67,18 +86,46 @@ def check_all_reusable(finished: Mapping[RunConfig, Outcome], reporter: Reporter
         reporter.note(f"{count} of {len(finished)} reused runs: {note}")
 
 
-def _checked(
-    runs: Sequence[RunConfig], out: Path, reporter: Reporter, *, shares: bool
-) -> list[RunConfig]:
+def check_places(runs: Iterable[RunConfig], out: Path, *, shares: bool) -> None:
+    """Make sure that runs can be written.
+
+    Args:
+        runs: those that are still to be computed.
+        out: their folder.
+        shares: whether others may be writing them now.
+
+    Raises:
+        InputError: a place cannot be written, or another call is writing a run.
+    """
+    check = check_writable if shares else check_available
+    for run in runs:
+        check(out / run_id(run))
+
+
+def check_packages(runs: Iterable[RunConfig]) -> None:
+    """Make sure that the packages are there that the tasks of runs and their metrics need.
+
+    Raises:
+        InputError: one is not installed.
+    """
+    for run in runs:
+        check_extras(run.task)
+
+
+def _pending(runs: Sequence[RunConfig], out: Path, reporter: Reporter, *, shares: bool) -> Pending:
     known = known_outcomes(runs, out, reporter)
     pending = [run for run in runs if run not in known]
-    for run in pending:
-        (check_writable if shares else check_available)(out / run_id(run))
-    for run in pending:
-        check_extras(run.task)
+    check_places(pending, out, shares=True)
+    in_use = None
+    try:
+        check_places(pending, out, shares=shares)
+    except InputError as error:  # places that can be written are refused for nothing else
+        in_use = error
+    check_packages(pending)
     check_installed(pending)
     # Whether what is kept of a training can be used is known with model and data alone.
     asking = [run for run in pending if not has_trained(partial_folder(out / run_id(run)))]
     if teachers := all_teachers(asking):
-        pending += _checked(teachers, out / TEACHERS, reporter, shares=shares)
-    return pending
+        more = _pending(teachers, out / TEACHERS, reporter, shares=shares)
+        return Pending([*pending, *more.runs], in_use or more.in_use)
+    return Pending(pending, in_use)
