@@ -29,12 +29,12 @@ class Pending:
     """What is still to be computed.
 
     Attributes:
-        runs: they and their teachers.
+        runs: ids of runs and of their teachers.
         in_use: what a call would refuse at this moment, since another one is writing some of them;
             it will not when that one has ended.
     """
 
-    runs: list[RunConfig]
+    runs: frozenset[str]
     in_use: InputError | None
 
 
@@ -53,20 +53,26 @@ def check_beforehand(
         InputError: a finished run is of other inputs, or of an older version; a place cannot be
             written; or a package is not installed.
     """
-    check_all_clusters(runs, out)
-    return _pending(runs, out, reporter, shares=shares)
+    folders = folders_of(runs, out)
+    check_all_clusters(folders)
+    return _pending(folders, out, reporter, shares=shares)
+
+
+def folders_of(runs: Iterable[RunConfig], out: Path) -> dict[RunConfig, Path]:
+    """Return where each run is, or is to be; to hash its settings takes long for thousands."""
+    return {run: out / run_id(run) for run in runs}
 
 
 def known_outcomes(
-    runs: Sequence[RunConfig], out: Path, reporter: Reporter
+    folders: Mapping[RunConfig, Path], reporter: Reporter
 ) -> dict[RunConfig, Outcome]:
     """Return the outcomes of those runs that are finished, which are of the inputs there are now.
 
     Raises:
         InputError: one is of others, or cannot be read.
     """
-    finished = [run for run in runs if is_finished(out / run_id(run))]
-    outcomes = {run: finished_outcome(run, out / run_id(run)) for run in finished}
+    finished = {run: folder for run, folder in folders.items() if is_finished(folder)}
+    outcomes = {run: finished_outcome(run, folder) for run, folder in finished.items()}
     check_all_reusable(outcomes, reporter)
     return outcomes
 
@@ -86,20 +92,19 @@ def check_all_reusable(finished: Mapping[RunConfig, Outcome], reporter: Reporter
         reporter.note(f"{count} of {len(finished)} reused runs: {note}")
 
 
-def check_places(runs: Iterable[RunConfig], out: Path, *, shares: bool) -> None:
+def check_places(folders: Iterable[Path], *, shares: bool) -> None:
     """Make sure that runs can be written.
 
     Args:
-        runs: those that are still to be computed.
-        out: their folder.
+        folders: of those that are still to be computed.
         shares: whether others may be writing them now.
 
     Raises:
         InputError: a place cannot be written, or another call is writing a run.
     """
     check = check_writable if shares else check_available
-    for run in runs:
-        check(out / run_id(run))
+    for folder in folders:
+        check(folder)
 
 
 def check_packages(runs: Iterable[RunConfig]) -> None:
@@ -112,20 +117,24 @@ def check_packages(runs: Iterable[RunConfig]) -> None:
         check_extras(run.task)
 
 
-def _pending(runs: Sequence[RunConfig], out: Path, reporter: Reporter, *, shares: bool) -> Pending:
-    known = known_outcomes(runs, out, reporter)
-    pending = [run for run in runs if run not in known]
-    check_places(pending, out, shares=True)
+def _pending(
+    folders: Mapping[RunConfig, Path], out: Path, reporter: Reporter, *, shares: bool
+) -> Pending:
+    known = known_outcomes(folders, reporter)
+    left = {run: folder for run, folder in folders.items() if run not in known}
+    check_places(left.values(), shares=True)
     in_use = None
     try:
-        check_places(pending, out, shares=shares)
+        check_places(left.values(), shares=shares)
     except InputError as error:  # places that can be written are refused for nothing else
         in_use = error
-    check_packages(pending)
-    check_installed(pending)
+    check_packages(left)
+    check_installed(left)
+    names = frozenset(folder.name for folder in left.values())
     # Whether what is kept of a training can be used is known with model and data alone.
-    asking = [run for run in pending if not has_trained(partial_folder(out / run_id(run)))]
+    asking = [run for run, folder in left.items() if not has_trained(partial_folder(folder))]
     if teachers := all_teachers(asking):
-        more = _pending(teachers, out / TEACHERS, reporter, shares=shares)
-        return Pending([*pending, *more.runs], in_use or more.in_use)
-    return Pending(pending, in_use)
+        place = out / TEACHERS
+        more = _pending(folders_of(teachers, place), place, reporter, shares=shares)
+        return Pending(names | more.runs, in_use or more.in_use)
+    return Pending(names, in_use)

@@ -21,7 +21,12 @@ from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfi
 from schemabank.engine.compiling import compiling_measured
 from schemabank.engine.run import TrainingData
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.beforehand import check_packages, check_places, known_outcomes
+from schemabank.runs.beforehand import (
+    check_packages,
+    check_places,
+    folders_of,
+    known_outcomes,
+)
 from schemabank.runs.distill import TEACHERS, all_teachers, learned_from_teachers, untaught
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import Took, finish_runs
@@ -140,7 +145,7 @@ def run_all(
     runs = resolved(runs, device, note=reporter.note)
     ids = map(run_id, runs)
     reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
-    check_all_clusters(runs, out)
+    check_all_clusters(folders_of(runs, out))
     found = _ended(runs, runs, out, reporter, device=device, loaded=Loaded())
     return [found[run] for run in runs]
 
@@ -166,7 +171,7 @@ def _ended(
     """
     outcomes = reused(runs, out, reporter)
     left = [run for run in runs if run not in outcomes]
-    check_places(left, out, shares=False)
+    check_places(folders_of(left, out).values(), shares=False)
     pending = set(left)
     shared = contexts(pending, planned, out, reporter, device=device, loaded=loaded)
     taught = still_taught(left, shared, out)
@@ -250,11 +255,11 @@ def reused(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> dict[Run
     Raises:
         InputError: one is of other inputs than those that are there now, or cannot be read.
     """
-    outcomes = known_outcomes(runs, out, reporter)
-    for run in outcomes:
-        forget_training(out / run_id(run), reporter.note)
-        reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
-        reporter.run_state(run_id(run), "reused")
+    outcomes = known_outcomes(folders_of(runs, out), reporter)
+    for outcome in outcomes.values():
+        forget_training(outcome.folder, reporter.note)
+        reporter.note(f"reused: {outcome.folder} (same configuration, finished)")
+        reporter.run_state(outcome.folder.name, "reused")
     return outcomes
 
 

@@ -11,7 +11,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.waiting import Note
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
-from schemabank.runs.beforehand import check_all_reusable
+from schemabank.runs.beforehand import check_all_reusable, folders_of
 from schemabank.runs.folder import SUITE, is_finished
 from schemabank.runs.inputs import check_all_clusters
 from schemabank.runs.members import Outcome, finished_outcome
@@ -50,7 +50,7 @@ def known_search(suite: Suite, out: Path, finished: ReadOutcomes) -> RateSearch:
 
     def read(found: RateSearch) -> list[Outcome] | None:
         # Before they are compared with newer ones, whose items would be others.
-        check_all_clusters([trial.run.config for trial in found.missing], out)
+        check_all_clusters(folders_of([trial.run.config for trial in found.missing], out))
         return finished(found)
 
     return search(suite, read)

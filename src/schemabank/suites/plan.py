@@ -172,7 +172,7 @@ def _phases(
     def pending(runs: Sequence[RunConfig]) -> frozenset[str]:
         left = check_beforehand(runs, out, reporter, shares=shares)
         refusals.take(left.in_use)
-        return frozenset(map(run_id, left.runs))
+        return left.runs
 
     runs = _each_once(suite.runs)
     if found is None:
