@@ -24,8 +24,9 @@ from schemabank.common.garbage import importing
 from schemabank.runs.progress import reporter
 
 if TYPE_CHECKING:
+    from schemabank.launch.launchers import LauncherName
     from schemabank.suites.execution import SuiteOutcome
-    from schemabank.suites.plan import Plan
+    from schemabank.suites.file import Suite
 
 
 def train(
@@ -91,22 +92,13 @@ def suite(
     with importing():
         from schemabank.launch.launchers import launcher
         from schemabank.suites.execution import run_suite
-        from schemabank.suites.plan import plan_suite
         from schemabank.suites.suite import on_this_machine
 
     found = on_this_machine(read, file)
+    if dry_run:
+        _print_plan(found, place, launch=launch, workers=workers, as_json=as_json)
+        return
     with reporter() as progress:
-        if dry_run:
-            plan = plan_suite(
-                found,
-                place,
-                progress,
-                launch=launch,
-                workers=workers,
-                with_cohorts=not as_json,
-            )
-            _print_plan(plan, as_json=as_json)
-            return
         trains = launcher(launch, workers, found.runs[0].config.engine.device)
         ended = run_suite(found, place, progress, tune_only=tune_only, launcher=trains)
     then = "the same without --tune-only" if tune_only else _report(place)
@@ -128,12 +120,20 @@ def _folder_of_runs(out: Path | None, name: str) -> Path:
     return place
 
 
-def _print_plan(plan: "Plan", *, as_json: bool) -> None:
+def _print_plan(
+    found: "Suite", place: Path, *, launch: "LauncherName", workers: int | None, as_json: bool
+) -> None:
     """Print what a suite would compute, as far as it is known.
 
     Raises:
         InputError: what a call that computes would refuse.
     """
+    from schemabank.suites.plan import plan_suite
+
+    with reporter() as progress:
+        plan = plan_suite(
+            found, place, progress, launch=launch, workers=workers, with_cohorts=not as_json
+        )
     if as_json:
         print_json(plan.rows())
     else:

@@ -183,11 +183,8 @@ def trackers_of(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> Tra
     Raises:
         InputError: a library is not installed, or lacks what it needs to log.
     """
-    libraries: dict[str, Library] = {}
-    for name, engine in _first_uses(runs).items():
-        with waiting(f"waiting for the tracker {name}", reporter.note):
-            libraries[name] = _made_ready(name, out, engine)
-    return Trackers(libraries, reporter)
+    uses = _first_uses(runs).items()
+    return Trackers({name: _ready(name, out, engine, reporter) for name, engine in uses}, reporter)
 
 
 def check_installed(runs: Iterable[RunConfig]) -> None:
@@ -353,14 +350,11 @@ def _first_uses(runs: Iterable[RunConfig]) -> dict[str, EngineSettings]:
     return found
 
 
-def _made_ready(name: str, out: Path, engine: EngineSettings) -> Library:
-    """Start a library.
-
-    Raises:
-        InputError: it cannot be had.
-    """
+def _ready(name: str, out: Path, engine: EngineSettings, reporter: Reporter) -> Library:
+    """Start a library; whatever it raises is refused."""
     try:
-        return LIBRARIES[name](out.resolve(), engine)
+        with waiting(f"waiting for the tracker {name}", reporter.note):
+            return LIBRARIES[name](out.resolve(), engine)
     except InputError:
         raise
     except Exception as error:  # what a library raises is not ours to foresee
