@@ -15,6 +15,7 @@ from typing import IO, Any
 import pytest
 
 from schemabank.common.errors import InputError
+from schemabank.common.failure import failure_of
 from schemabank.common.files import read_json
 from schemabank.common.folders import check_new, new_folder
 from schemabank.runs import folder as run_folder
@@ -115,8 +116,9 @@ def test_a_killed_process_loses_its_claim_but_not_its_files(tmp_path: Path) -> N
 
 
 def test_a_claim_excludes_its_own_process_too(tmp_path: Path) -> None:
-    with claimed(tmp_path / "a"), pytest.raises(InputError, match="is in use"):
+    with claimed(tmp_path / "a"), pytest.raises(InputError, match="is in use") as raised:
         claimed(tmp_path / "a").__enter__()
+    assert failure_of(raised.value).kind == "input", "the disk is fine"
     finish(tmp_path / "a")
 
 
