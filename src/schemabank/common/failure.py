@@ -16,7 +16,7 @@ from schemabank.common.writing import how_to_mend
 FAILING = (InputError, RuntimeError, OSError, MemoryError)
 
 # Errors of the system that no disk has anything to do with.
-ELSEWHERE = (BlockingIOError, ChildProcessError, ConnectionError)
+OF_NO_DISK = (BlockingIOError, ChildProcessError, ConnectionError)
 
 FailureKind = Literal["diverged", "memory", "disk", "input", "error"]
 
@@ -88,7 +88,7 @@ def failure_to_write(error: Exception, folder: Path | None = None) -> Failure:
 
 
 def _is_of_disk(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and not isinstance(error, ELSEWHERE)
+    return isinstance(error, OSError) and not isinstance(error, OF_NO_DISK)
 
 
 def _names_no_place(error: Exception) -> bool:
