@@ -325,6 +325,8 @@ def test_a_file_where_a_run_is_written_is_named_and_no_lock_stays(
         place.symlink_to(tmp_path / "nowhere")
     before = names(tmp_path)
     said = rf"'{place}' is no folder, .*: remove it, or choose another --out\Z"
+    with pytest.raises(InputError, match=said):
+        check_available(tmp_path / "a")
     with pytest.raises(InputError, match=said), claimed(tmp_path / "a", tenure=tenure):
         pytest.fail("it is claimed")
     assert names(tmp_path) == before

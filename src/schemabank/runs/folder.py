@@ -12,6 +12,7 @@ gives that folder another name, and nothing that the first process still writes 
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ def check_available(folder: Path) -> None:
     """
     check_writable(folder)
     check_unlocked(folder, mend=MEND)
+    _check_no_files(folder, MEND)
 
 
 @dataclass
@@ -246,9 +248,8 @@ def free_name(folder: Path, word: str) -> Path:
 
 def _taken_over(folder: Path, tenure: Tenure | None, mend: str) -> Path:
     """Give the files of a run the name under which this claim writes, and return it."""
+    _check_no_files(folder, mend)
     before = partial_folder(folder)
-    for place in (_leases(folder), before):
-        _check_no_file(place, mend)
     now = _unleased(folder) if tenure is None else _leases(folder) / str(tenure.number)
     with writing_in(folder.parent, mend=mend):
         make_folder(now.parent)
@@ -263,12 +264,22 @@ def _taken_over(folder: Path, tenure: Tenure | None, mend: str) -> Path:
     return now
 
 
-def _check_no_file(place: Path, mend: str) -> None:
-    if os.path.lexists(place) and not place.is_dir():
-        raise InputError(
-            f"{str(place)!r} is no folder, but that is where the run is written: remove it, or "
-            f"{mend}"
-        )
+def _check_no_files(folder: Path, mend: str) -> None:
+    """Find out whether all that lies where the run is written are folders."""
+    for place in (_unleased(folder), _leases(folder), *_leased(folder)):
+        if _is_no_folder(place):
+            raise InputError(
+                f"{str(place)!r} is no folder, but that is where the run is written: remove it, "
+                f"or {mend}"
+            )
+
+
+def _is_no_folder(place: Path) -> bool:
+    """Whether something else is there; asked once, since another process may be removing it."""
+    try:
+        return not stat.S_ISDIR(place.stat().st_mode)
+    except FileNotFoundError:
+        return place.is_symlink()
 
 
 @contextmanager
