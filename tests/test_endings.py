@@ -99,6 +99,26 @@ def test_a_full_disk_costs_the_run_that_it_meets_and_no_other(
     assert records(again[1].folder).keys() == records(undisturbed[1].folder).keys()
 
 
+@pytest.mark.parametrize(
+    "where", ["experiment.claimed_members", "experiment.train_runs", "finish.evaluate_forms"]
+)
+def test_a_file_without_a_name_that_cannot_be_written_is_told_with_its_run(
+    where: str, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object, **_named: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(f"schemabank.runs.{where}", full)
+    for outcome in run(finished.config, tmp_path):
+        assert outcome.failure is not None
+        assert outcome.failure.kind == "disk"
+        assert re.fullmatch(
+            rf"\[Errno 28\] No space left on device \(of the run in '{tmp_path}/.*'\); "
+            "free some space",
+            outcome.failure.message,
+        )
+
+
 def test_a_log_that_cannot_be_written_costs_its_run_and_no_other(
     finished: Finished,
     undisturbed: list[Outcome],

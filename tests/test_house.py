@@ -227,7 +227,7 @@ ONE_OF_EACH = {
         "common.growing",
         "common.writing",
         "launch.crew",  # logs of worker processes
-        "runs.folder",  # locks
+        "runs.locks",
         "runs.steplogs",  # logs of runs, in folders that are not there yet for others
         "models.gguf",  # joins the parts of a model
     },

@@ -12,7 +12,10 @@ from schemabank.common.folders import (
     check_new,
     check_writable,
     make_folder,
+    missing_parents,
     new_folder,
+    remove_empty,
+    writing_in,
 )
 
 
@@ -133,3 +136,36 @@ def test_an_address_is_no_folder(
 @pytest.mark.parametrize("given", ["runs", "a:b/runs", "runs/s3:/a", "/s3:/a", "."])
 def test_other_names_with_colons_are_folders(given: str) -> None:
     check_local(Path(given))
+
+
+def test_folders_that_were_made_go_though_the_innermost_was_not(tmp_path: Path) -> None:
+    """As on a file system that has room for two more folders, and not for the third."""
+    missing = missing_parents(tmp_path / "a" / "b" / "c" / "run")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    remove_empty(missing)
+    assert names(tmp_path) == set()
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "file").touch()
+    remove_empty(missing)
+    assert names(tmp_path / "a") == {"file"}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            r"\(No space left on device\): free some space, or",
+        ),
+        (OSError("no number"), r"\(no number\): "),
+    ],
+)
+def test_whatever_keeps_a_folder_from_being_written_to_is_told(
+    error: OSError, said: str, tmp_path: Path
+) -> None:
+    said = rf"cannot write to '{tmp_path}' {said} ?choose another\Z"
+    with (
+        pytest.raises(InputError, match=said),
+        writing_in(tmp_path, mend="choose another"),
+    ):
+        raise error

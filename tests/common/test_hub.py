@@ -97,11 +97,28 @@ def test_a_cache_that_is_full_is_no_fault_of_the_hub(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(constants, "HF_HOME", "/some/cache")
     full = OSError(errno.ENOSPC, "No space left on device")
     wrapped = RuntimeError("it cannot be put there")
-    wrapped.__cause__ = PermissionError(errno.EACCES, "Permission denied")
+    wrapped.__cause__ = PermissionError(errno.EACCES, "Permission denied", "/some/cache/hub/x")
     for error, mend in ((full, "free some space"), (wrapped, "make the folder writable")):
         cause, then = hub.cause_and_mend(error)
         assert cause == f"the cache in /some/cache cannot be written ({error})"
-        assert then == f"{mend}, or let HF_HOME name a folder that you may write to"
+        assert then == (
+            f"{mend}, or let HF_HOME name a folder that has room and that you may write to"
+        )
+
+
+@pytest.mark.parametrize("name", [None, "/some/model/config.json"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_what_may_not_be_read_or_connected_to_is_no_fault_of_the_cache(
+    number: int, name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HOME", "/some/cache")
+    monkeypatch.setattr(hub, "_KNOWN", hub._Known(answers=True))
+    refused = PermissionError(number, "not permitted", *([] if name is None else [name]))
+    cause, mend = hub.cause_and_mend(refused)
+    assert cause == (
+        f"the hub {constants.ENDPOINT} was asked besides the cache in /some/cache: {refused}"
+    )
+    assert mend == "mend that or try again later"
 
 
 def test_who_forbids_the_hub_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,8 @@ from schemabank.common.folders import new_folder
 from schemabank.common.writing import (
     extend_file,
     how_to_mend,
-    is_refused,
     mend_or,
+    refusal_of,
     settle,
     temporary,
     whole_file,
@@ -237,11 +237,31 @@ def test_advice_that_always_helps_stands_last(number: int, mend: str) -> None:
     assert mend_or(OSError(number, os.strerror(number)), "choose another folder") == said
 
 
-def test_a_place_that_takes_no_file_is_told_from_other_errors() -> None:
-    refused = [number for number, _ in MENDS if is_refused(OSError(number, os.strerror(number)))]
-    assert refused == [number for number, _ in MENDS if number != errno.EIO]
-    assert not is_refused(RuntimeError("No space left on device"))
-    assert not is_refused(None)
+@pytest.mark.parametrize("is_caused", [False, True])
+def test_a_place_that_takes_no_file_is_told_from_other_errors(
+    is_caused: bool, tmp_path: Path
+) -> None:
+    cache, link = tmp_path / "cache", tmp_path / "link"
+    link.symlink_to(cache)
+
+    def is_refused(number: int, *name: str) -> bool:
+        """Whether the cache refuses it, as an error or as the cause of another one."""
+        error = OSError(number, os.strerror(number), *name)
+        outer = RuntimeError("it cannot be loaded") if is_caused else error
+        if is_caused:
+            outer.__cause__ = error
+        found = refusal_of(outer, [cache])
+        assert found in {None, error}
+        return found is not None
+
+    closed = {errno.EACCES, errno.EPERM}
+    numbers = {number for number, _ in MENDS} - {errno.EIO}
+    for name in (str(cache / "a"), str(link / "b" / "a"), str(cache)):
+        assert {number for number, _ in MENDS if is_refused(number, name)} == numbers
+    assert {number for number, _ in MENDS if is_refused(number)} == numbers - closed
+    for name in (str(tmp_path / "model" / "config.json"), f"{cache}2"):
+        assert {number for number, _ in MENDS if is_refused(number, name)} == numbers - closed
+    assert refusal_of(RuntimeError("No space left on device"), [cache]) is None
 
 
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), InputError("mend it")])

@@ -3,6 +3,11 @@
 ``python -m tests.hostile`` runs all of them, and writes what it saw to ``results/hostile.json``.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' own modules are
+
 from hostile.exhausting import EXHAUSTING, UNFOLDED, UNFOLDED_ASSERTS
 from hostile.forging import FORGING
 from hostile.leaving import EQUAL_OBJECTS, LEAVING_EARLY

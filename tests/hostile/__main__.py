@@ -15,8 +15,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' own modules are
-
 from hostile import campaign, meter, page, references
 from madepages import read_rows
 

@@ -1,6 +1,7 @@
 """The processes of a crew; what they do is a few lines each, without the seconds of an import."""
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,13 +12,14 @@ from schemabank.common.errors import InputError
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.launch import crew
-from schemabank.launch.crew import Crew
+from schemabank.launch.crew import Crew, _Hand
 from schemabank.launch.rounds import ROUNDS, WORK, Round, Unit, open_round
 from schemabank.runs.launched import Launched
 from schemabank.runs.progress import SAVING
 from tinyruns import Notes
 
 LEASE_S = 2.0
+TALK_S = 40.0  # at most; much longer than two leases
 # Does what is asked for at the first claim of a unit, and the unit at any other.
 WORKER = """
 import json, os, shutil, signal, subprocess, sys, time
@@ -25,7 +27,7 @@ from pathlib import Path
 from schemabank.launch.queue import Queue, share
 
 folder, lease_s, asked = Path(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
-SAVING = sys.argv[4]
+SAVING, TALK_S = sys.argv[4], float(sys.argv[5])
 print(json.dumps({"note": "ready"}), flush=True)
 if asked == "refuse":
     print(json.dumps({"refused": "lora.r is 'x', allowed are numbers"}), flush=True)
@@ -53,6 +55,12 @@ def do(lease):
     if harm == "torn":
         os.write(1, b'{"note": "half a li')
         os.kill(os.getpid(), 9)
+    if harm == "talk":
+        end = time.monotonic() + TALK_S
+        while time.monotonic() < end and not (folder / "seen").exists():
+            print(json.dumps({"note": "busy"}), flush=True)
+            time.sleep(0.02)
+        (folder / ("heard" if time.monotonic() < end else "unheard")).touch()
     if harm == "child":
         subprocess.Popen(["sleep", "60"])
         os._exit(3)
@@ -103,7 +111,7 @@ def worked(
     def command(folder: Path, parent: int, launched: Launched, *, speaks: bool) -> list[str]:
         assert launched == Launched("gpus", num_workers)
         del parent, speaks
-        words = [str(folder / WORK), str(LEASE_S), json.dumps(asked), SAVING]
+        words = [str(folder / WORK), str(LEASE_S), json.dumps(asked), SAVING, str(TALK_S)]
         return [sys.executable, "-c", WORKER, *words]
 
     monkeypatch.setattr(crew, "command", command)
@@ -162,6 +170,55 @@ def test_one_worker_is_replaced_when_it_crashes_and_when_it_hangs(
         "worker 1 was lost (SIGKILL), another one is started",
         "worker 1 takes over part 2, which was not done",
     ]
+
+
+class Seeing(Notes):
+    """Notes of a user who lets the worker that talks know when something is done."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def advance(self, units: int, detail: str) -> None:
+        super().advance(units, detail)
+        (found,) = self._folder.glob(f"{ROUNDS}/*/{WORK}")
+        (found / "seen").touch()
+
+
+@pytest.mark.parametrize("harm", ["hang", "child"])
+def test_who_always_has_something_to_tell_hides_neither_the_loss_of_another_nor_what_is_done(
+    harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As workers that train do: they tell of their steps without a pause."""
+    monkeypatch.setattr("schemabank.common.waiting.FIRST_S", TALK_S / 2)
+    monkeypatch.setattr(crew, "DRAIN_S", 0.5)
+    notes = Seeing(tmp_path)
+    found, _ = worked(tmp_path, {"1": "talk", "2": harm}, monkeypatch, num_workers=2, notes=notes)
+    assert marks(found, "done") == {"1/done-1", "2/done-2", "3/done-1"}
+    assert (found.folder / WORK / "heard").exists(), "it did not talk in vain"
+    assert sum("another one is started" in line for line in notes.lines) == 1
+    assert not any(line.startswith("still") for line in notes.lines)
+
+
+def test_a_worker_is_not_called_silent_on_what_it_has_done_while_the_screen_stood_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a terminal that was paused."""
+    monkeypatch.setattr(crew, "PAUSE_S", 0.05)
+    monkeypatch.setattr(crew, "SILENT", 0.05)
+    notes, found = Notes(), decided(tmp_path)
+    monkeypatch.setattr(notes, "note", lambda _: time.sleep(0.1 * LEASE_S))
+    lease = found.queue.claim("1")
+    with subprocess.Popen(["sleep", "60"], text=True) as process:
+        team, hand = Crew(found, [{}], notes, launcher="gpus"), _Hand(0, process, tmp_path, 0)
+        team._hands[0], hand.lease = hand, lease
+        team._kill_silent()
+        for message in ({"note": "busy"}, {"done": "1"}):
+            team._inbox.put((hand, message))
+        team._listen()
+        team._kill_silent()
+        assert not hand.is_killed
+        process.kill()
 
 
 class Interrupting(Notes):

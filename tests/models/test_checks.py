@@ -36,8 +36,10 @@ def bert(*, is_decoder: bool, spread: float = 0.3) -> PreTrainedModel:
 @pytest.mark.parametrize(
     ("number", "mend"),
     [
-        (errno.ENOSPC, "free some space, or let HF_HOME name a folder that has room."),
-        (errno.EDQUOT, "free some space, or let HF_HOME name a folder that has room."),
+        (errno.ENOSPC, "free some space, or let HF_HOME name a folder that has room and "),
+        (errno.EDQUOT, "free some space, or let HF_HOME name a folder that has room and "),
+        (errno.EROFS, "let HF_HOME name a folder that has room and that you may write to."),
+        (errno.EACCES, "give a causal model known to transformers "),
         (errno.EIO, "give a causal model known to transformers "),
     ],
 )
@@ -45,6 +47,8 @@ def test_a_cache_that_is_full_is_no_fault_of_the_model(number: int, mend: str) -
     said = f"'a/b' could not be loaded: .*; {mend}"
     with pytest.raises(InputError, match=said), loading("a/b"):
         raise OSError(number, os.strerror(number))
+    with pytest.raises(InputError, match=said), loading("a/b"):
+        raise RuntimeError("no such weights") from OSError(number, os.strerror(number))
 
 
 @pytest.mark.filterwarnings("ignore:.*is_decoder")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,16 +15,17 @@ from typing import IO, Any
 import pytest
 
 from schemabank.common.errors import InputError
+from schemabank.common.failure import failure_of
 from schemabank.common.files import read_json
 from schemabank.common.folders import check_new, new_folder
 from schemabank.runs import folder as run_folder
+from schemabank.runs import locks
 from schemabank.runs.folder import (
     CHECKPOINTS,
     METRICS,
     RESULT,
     TRAINED,
     RunClaim,
-    Tenure,
     can_go_on,
     check_available,
     claimed,
@@ -32,6 +34,7 @@ from schemabank.runs.folder import (
     partial_folder,
     tell_left,
 )
+from schemabank.runs.locks import Tenure
 
 HOLDER = """
 import sys
@@ -113,8 +116,9 @@ def test_a_killed_process_loses_its_claim_but_not_its_files(tmp_path: Path) -> N
 
 
 def test_a_claim_excludes_its_own_process_too(tmp_path: Path) -> None:
-    with claimed(tmp_path / "a"), pytest.raises(InputError, match="is in use"):
+    with claimed(tmp_path / "a"), pytest.raises(InputError, match="is in use") as raised:
         claimed(tmp_path / "a").__enter__()
+    assert failure_of(raised.value).kind == "input", "the disk is fine"
     finish(tmp_path / "a")
 
 
@@ -132,7 +136,7 @@ def test_a_lock_on_a_removed_file_is_no_claim(
             flock(third[0], operation)
         flock(file, operation)
 
-    monkeypatch.setattr(run_folder.fcntl, "flock", late)
+    monkeypatch.setattr(locks.fcntl, "flock", late)
     with pytest.raises(InputError, match="is in use"):
         claimed(tmp_path / "a").__enter__()
     third[0].close()
@@ -290,6 +294,83 @@ def test_a_run_in_progress_is_seen_beforehand(tmp_path: Path) -> None:
     check_available(run)
     (tmp_path / ".a.lock").touch()
     check_available(run)
+    assert names(tmp_path) == {".a.lock"}
+
+
+def test_a_plan_beside_a_claim_does_not_refuse_it(tmp_path: Path) -> None:
+    """A killed process has left a lock, and a plan locks it for a moment to see whether it has."""
+    run, lock = tmp_path / "a", tmp_path / ".a.lock"
+    lock.touch()
+    with lock.open() as plan:
+        fcntl.flock(plan, fcntl.LOCK_SH)
+        moment = threading.Timer(0.1, fcntl.flock, (plan, fcntl.LOCK_UN))
+        moment.start()
+        with claimed(run):
+            assert not moment.is_alive()
+        moment.join()
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", [".a.partial", ".a.leases", ".a.leases/3"])
+@pytest.mark.parametrize("tenure", [None, Tenure("unit", 4)])
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_file_where_a_run_is_written_is_named_and_no_lock_stays(
+    kind: str, tenure: Tenure | None, name: str, tmp_path: Path
+) -> None:
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    if kind == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to(tmp_path / "nowhere")
+    before = names(tmp_path)
+    said = rf"'{place}' is no folder, .*: remove it, or choose another --out\Z"
+    with pytest.raises(InputError, match=said):
+        check_available(tmp_path / "a")
+    with pytest.raises(InputError, match=said), claimed(tmp_path / "a", tenure=tenure):
+        pytest.fail("it is claimed")
+    assert names(tmp_path) == before
+    assert os.path.lexists(place)
+
+
+def test_what_cannot_be_left_hides_no_error_and_leaves_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(run_folder, "_leave", failing)
+    with pytest.raises(InputError, match="mend it"), claimed(tmp_path / "a"):
+        raise InputError("mend it")
+    assert names(tmp_path) == {".a.partial"}
+    with pytest.raises(OSError, match="Input/output"), claimed(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == {".a.partial"}
+
+
+@pytest.mark.parametrize("take", [check_available, lambda run: claimed(run).__enter__()])
+@pytest.mark.parametrize("kind", ["folder", "another user's"])
+def test_a_lock_that_cannot_be_opened_is_named(
+    kind: str, take: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, opened = tmp_path / ".a.lock", Path.open
+
+    def refusing(path: Path, *args: Any, **options: Any) -> object:  # noqa: ANN401
+        if path == lock:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *args, **options)
+
+    if kind == "folder":
+        lock.mkdir()
+    else:  # the tests may be run by root, who opens everything
+        lock.touch(mode=0o600)
+        monkeypatch.setattr(Path, "open", refusing)
+    reason = "Is a directory" if kind == "folder" else "Permission denied"
+    said = (
+        rf"the lock '{lock}' cannot be opened \({reason}\): .* remove it, or choose another --out"
+    )
+    with pytest.raises(InputError, match=said):
+        take(tmp_path / "a")
     assert names(tmp_path) == {".a.lock"}
 
 

@@ -7,7 +7,10 @@ A fair part of the programs is run first, several at once; the tests then look a
 import ast
 import json
 import mmap
+import os
 import pwd
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -165,6 +168,16 @@ def test_the_record_is_of_these_programs_and_none_got_through() -> None:
     assert max(own["most_mib"] for own in record["kinds"].values()) <= 2 * record["memory_mib"]
     counts = {name: (own["number"], own["failed"]) for name, own in record["references"].items()}
     assert counts == {"HumanEval": (164, {}), "MBPP, sanitized": (427, {})}
+
+
+def test_the_campaign_begins_as_the_makefile_calls_it() -> None:
+    """By the name ``tests.hostile``, and without a path to the tests."""
+    root = Path(__file__).parents[2]
+    assert "python -m tests.hostile run" in (root / "Makefile").read_text(encoding="utf-8")
+    others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "tests.hostile", "check"]
+    ended = subprocess.run(command, cwd=root, env=others, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()
 
 
 def test_a_row_that_is_bad_is_told() -> None:

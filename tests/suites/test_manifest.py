@@ -1,7 +1,9 @@
 """Trials that have diverged are not tried again, as long as weights and data are the same."""
 
+import errno
 import gzip
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,12 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.runs.inputs import recorded_in
 from schemabank.runs.stored import read_suite
+from schemabank.suites import manifest
 from schemabank.suites.execution import run_suite
 from schemabank.suites.file import Suite, read_suite_file
-from schemabank.suites.manifest import check_manifest, write_manifest
+from schemabank.suites.manifest import check_manifest, write_manifest, written_manifest
 from schemabank.suites.plan import plan_suite
+from schemabank.suites.ratesearch import RateSearch
 from schemabank.suites.suite import load_suite
 from tinyruns import SETTINGS, Notes, write_gsm8k, write_model
 from tinysuites import write
@@ -170,3 +174,35 @@ def test_a_margin_or_group_is_declared_with_the_contrast_and_stays(
             check_manifest(tmp_path / out, other)
     assert name not in read_suite(tmp_path / "a" / "suite.json")["contrast"], "as before"
     assert read_suite(tmp_path / "b" / "suite.json")["contrast"][name] == value
+
+
+@pytest.mark.parametrize("is_tuned", [False, True])
+def test_a_folder_that_has_no_room_for_a_list_is_named_and_taken_back(
+    is_tuned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _value: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    tune = {"factors": [1, 2], "seeds": [1001]} if is_tuned else None
+    defaults = {"eval": {"split": "test"}}
+    file = write(tmp_path / "s.yaml", arms={"lora": {}}, seeds=[1], tune=tune, defaults=defaults)
+    suite = load_suite(file)
+    out = tmp_path / "full" / "r"
+    monkeypatch.setattr(manifest, "write_json", full)
+    mend = "free some space, or choose another --out"
+    said = rf"cannot write to '{out}' \(No space left on device\): {mend}\Z"
+    with pytest.raises(InputError, match=said):
+        write_manifest(out, suite, RateSearch() if is_tuned else None)
+    with pytest.raises(InputError, match=said), written_manifest(out, suite, None):
+        pytest.fail("it is written")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), InputError("no such model")])
+def test_a_list_of_runs_that_cannot_be_had_is_taken_back(error: Exception, tmp_path: Path) -> None:
+    suite = load_suite(write(tmp_path / "s.yaml", arms={"lora": {}}, seeds=[1]))
+    out = tmp_path / "deep" / "r"
+    with pytest.raises(type(error)) as raised, written_manifest(out, suite, None):
+        raise error
+    assert raised.value is error
+    assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]

@@ -154,7 +154,7 @@ def test_bars_of_data_sets_appear_on_terminals_only(
     [
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EROFS, "Read-only file system"),
-        PermissionError(errno.EACCES, "Permission denied"),
+        PermissionError(errno.EACCES, "Permission denied", "/some/cache/a"),
         OSError("Not enough disk space. Needed: 5 GB"),
     ],
 )
@@ -166,6 +166,11 @@ def test_a_cache_that_cannot_be_written_is_named(
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", "/some/cache")
-    said = r"'someone/sums' cannot be put into the cache /some/cache \(.*\): .*set HF_HOME or HF_D"
+    has_room = not isinstance(error, PermissionError) and error.errno != errno.EROFS
+    mend = "make the folder writable, or " if isinstance(error, PermissionError) else ""
+    said = (
+        r"as 'someone/sums', but the cache in /some/cache cannot be written \(.*\): "
+        rf"{'free some space, or ' if has_room else mend}let HF_DATASETS_CACHE name a folder"
+    )
     with pytest.raises(InputError, match=said):
         OF_HUB["someone/sums"]()

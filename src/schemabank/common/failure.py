@@ -6,6 +6,7 @@ at the next call, which tries the run again.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, get_args
 
 from schemabank.common.errors import InputError
@@ -13,6 +14,9 @@ from schemabank.common.writing import how_to_mend
 
 # What a run may meet that the others of its cohort do not; any other exception is a fault of ours.
 FAILING = (InputError, RuntimeError, OSError, MemoryError)
+
+# Errors of the system that no disk has anything to do with.
+OF_NO_DISK = (BlockingIOError, ChildProcessError, ConnectionError)
 
 FailureKind = Literal["diverged", "memory", "disk", "input", "error"]
 
@@ -62,14 +66,32 @@ def failure_of(error: Exception) -> Failure:
     message = str(error) or type(error).__name__
     if is_out_of_memory(error):
         return Failure("memory", message)
-    if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
+    if _is_of_disk(error) or _is_of_disk(error.__cause__):
         return Failure("disk", message)
     if isinstance(error, InputError):
         return Failure("input", message)
     return Failure("error", message)
 
 
-def failure_to_write(error: Exception) -> Failure:
-    """Return what an exception makes of a run whose files it kept from being written."""
+def failure_to_write(error: Exception, folder: Path | None = None) -> Failure:
+    """Return what an exception makes of a run whose files it may have kept from being written.
+
+    Args:
+        error: the exception.
+        folder: of the run, for an error that names no file; ``None`` for a run without one.
+    """
     failure = failure_of(error)
-    return replace(failure, message=f"{failure.message}{how_to_mend(error)}")
+    told = failure.message
+    if folder is not None and failure.kind == "disk" and _names_no_place(error):
+        told = f"{told} (of the run in {str(folder)!r})"
+    return replace(failure, message=f"{told}{how_to_mend(error)}")
+
+
+def _is_of_disk(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and not isinstance(error, OF_NO_DISK)
+
+
+def _names_no_place(error: Exception) -> bool:
+    """Whether it is of a file, of which the system knew no name, as of one that is open."""
+    # One without a number has a sentence of ours, which names it.
+    return isinstance(error, OSError) and error.errno is not None and error.filename is None

@@ -3,10 +3,10 @@
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from schemabank.common.errors import InputError
+from schemabank.common.errors import InputError, first_line
 from schemabank.common.writing import held_temporary, mend_or, settle, sync_to_disk
 
 
@@ -36,7 +36,7 @@ def new_folder(folder: Path, *, mend: str = "choose another --out") -> Iterator[
     missing = missing_parents(folder)
     with ExitStack() as exits:
         exits.callback(remove_empty, missing)
-        with making(folder, mend=mend):
+        with writing_in(folder.parent, mend=mend):
             partial = exits.enter_context(held_temporary(folder, _make))
         exits.callback(remove_tree, partial)
         place = partial.stat()
@@ -48,21 +48,22 @@ def new_folder(folder: Path, *, mend: str = "choose another --out") -> Iterator[
 
 
 @contextmanager
-def making(folder: Path, *, mend: str) -> Iterator[None]:
-    """Let a folder be made, and say what to do where it cannot be.
+def writing_in(place: Path, *, mend: str) -> Iterator[None]:
+    """Write in a folder, and say what to do where that cannot be done.
 
     Args:
-        folder: that is made.
+        place: the folder; it need not be there yet.
         mend: what to do in any case, for the error.
 
     Raises:
-        InputError: its place cannot be written.
+        InputError: the folder cannot be written to.
     """
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"cannot write to {str(folder.parent)!r} ({error.strerror}): {mend_or(error, mend)}"
+            f"cannot write to {str(place)!r} ({error.strerror or first_line(error)}): "
+            f"{mend_or(error, mend)}"
         ) from error
 
 
@@ -148,9 +149,13 @@ def missing_parents(folder: Path) -> list[Path]:
 
 def remove_empty(folders: Iterable[Path]) -> None:
     """Remove folders, the innermost first, as far as they are empty."""
-    with suppress(OSError):
-        for folder in folders:
+    for folder in folders:
+        try:
             folder.rmdir()
+        except FileNotFoundError:  # one that could not be made may have some above it that were
+            continue
+        except OSError:
+            return
 
 
 def _make(folder: Path) -> None:

@@ -10,13 +10,14 @@ import ssl
 import sys
 from dataclasses import dataclass
 from http.client import HTTPException
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from huggingface_hub import constants, errors
 
 from schemabank.common.errors import first_line
-from schemabank.common.writing import is_refused, mend_or
+from schemabank.common.writing import mend_or, refusal_of
 
 ANSWER_S = 10.0  # for which an answer is waited
 OFFLINE = "HF_HUB_OFFLINE"
@@ -63,13 +64,53 @@ def reach_hub() -> bool:
     return _KNOWN.answers
 
 
-def cause_and_mend(error: Exception) -> tuple[str, str]:
-    """Return why the hub gave no model or data set, and what to do about it."""
+@dataclass(frozen=True)
+class Cache:
+    """Where a library puts what it gets from the hub.
+
+    Attributes:
+        setting: the variable that names it.
+        place: its folder.
+    """
+
+    setting: str
+    place: Path
+
+    def mend(self, error: Exception) -> str | None:
+        """Return what to do where this cache takes no file; ``None`` for any other error."""
+        refusal = refusal_of(error, [self.place, *_places()])
+        if refusal is None:
+            return None
+        room = f"let {self.setting} name a folder that has room and that you may write to"
+        return mend_or(refusal, room)
+
+
+def cause_and_mend(error: Exception, cache: Cache | None = None) -> tuple[str, str]:
+    """Return why the hub gave no model or data set, and what to do about it.
+
+    Args:
+        error: what the hub's library raised.
+        cache: where it was to be put; by default the folder of everything from the hub.
+    """
+    used = cache or own_cache()
+    if mend := used.mend(error):
+        return f"the cache in {used.place} cannot be written ({first_line(error)})", mend
+    return _cause_elsewhere(error)
+
+
+def own_cache() -> Cache:
+    """Return the folder of everything from the hub, models among it."""
+    return Cache("HF_HOME", Path(constants.HF_HOME))
+
+
+def _places() -> tuple[Path, ...]:
+    """Folders to which the hub's library writes, whatever is asked for."""
+    return Path(constants.HF_HOME), Path(constants.HF_HUB_CACHE), Path(constants.HF_XET_CACHE)
+
+
+def _cause_elsewhere(error: Exception) -> tuple[str, str]:
+    """Why the hub gave nothing, and what to do, where its cache has nothing to do with that."""
     cache = f"the cache in {constants.HF_HOME}"
-    for each in (error, error.__cause__):
-        if is_refused(each):
-            cause = f"{cache} cannot be written ({first_line(error)})"
-            return cause, mend_or(each, "let HF_HOME name a folder that you may write to")
     if _KNOWN.answers is False:
         cause = f"the hub {constants.ENDPOINT} did not answer within {ANSWER_S:g} s"
         mend = "check the network, or name a mirror in HF_ENDPOINT"

@@ -25,6 +25,7 @@ SYNCS_AT_ONCE = 16
 FULL = {errno.ENOSPC, errno.EDQUOT}  # a disk, or what a user may put on it
 CLOSED = {errno.EACCES, errno.EPERM}
 ELSEWHERE = {errno.EROFS, errno.EFBIG}  # a file system takes nothing, or no file of that size
+NO_ROOM = "Not enough disk space"  # of datasets, before it writes
 OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell the number
 
 
@@ -170,9 +171,23 @@ def writing_tensors(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def is_refused(error: BaseException | None) -> bool:
-    """Whether a place takes no file: it is full, or read-only, or not this user's to write to."""
-    return isinstance(error, OSError) and error.errno in FULL | CLOSED | ELSEWHERE
+def refusal_of(error: BaseException, places: Iterable[Path]) -> OSError | None:
+    """Return the error, or its cause, by which a place takes no file, if there is one.
+
+    Only what is written meets a full or a read-only disk. Leave lacks also to read a file, or to
+    open a connection, and tells nothing of these places unless it is for what lies in them.
+
+    Args:
+        error: what went wrong.
+        places: where files were to be written.
+    """
+    for each in (error, error.__cause__):
+        if isinstance(each, OSError):
+            number = _number(each)
+            is_within = number in CLOSED and any(_lies_in(each.filename, p) for p in places)
+            if number in FULL | ELSEWHERE or is_within:
+                return each
+    return None
 
 
 def how_to_mend(error: BaseException) -> str:
@@ -181,7 +196,7 @@ def how_to_mend(error: BaseException) -> str:
     It is empty for an error that has nothing to do with the place, such as a thread that cannot be
     started, and for one whose own message says what to do.
     """
-    mend = _mend(error.errno) if isinstance(error, OSError) else None
+    mend = _mend(_number(error))
     return f"; {mend}" if mend else ""
 
 
@@ -192,7 +207,7 @@ def mend_or(error: BaseException | None, otherwise: str) -> str:
         error: why it could not.
         otherwise: what helps in any case, such as the choice of another place.
     """
-    return _mend_or(error.errno if isinstance(error, OSError) else None, otherwise)
+    return _mend_or(_number(error), otherwise)
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
@@ -205,6 +220,20 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _number(error: BaseException | None) -> int | None:
+    """The number of a file system's error; another library tells of a full disk without one."""
+    if not isinstance(error, OSError):
+        return None
+    return errno.ENOSPC if NO_ROOM in str(error) else error.errno
+
+
+def _lies_in(name: object, place: Path) -> bool:
+    """Whether an error's file lies in a folder, whatever links lead there."""
+    if not isinstance(name, str | bytes):
+        return False
+    return Path(os.path.realpath(os.fsdecode(name))).is_relative_to(os.path.realpath(place))
 
 
 def _mend(number: int | None) -> str | None:

@@ -136,18 +136,25 @@ class Crew:
             self._num_lost = 0
 
     def _listen(self) -> None:
-        """Show what the processes tell, for a moment."""
+        """Show what the processes tell for a moment, and what has come by its end.
+
+        No longer, since those that train always have something to tell. And no less: of a process
+        whose last words are not heard yet, an old lease is known, on which it is silent.
+        """
+        end_s = time.monotonic() + PAUSE_S
         with suppress(Empty):
-            while True:
-                hand, message = self._inbox.get(timeout=PAUSE_S)
-                if self._hands.get(hand.number) is not hand:
-                    continue  # it has ended, and a child of its kept the pipe
-                if message is None:
-                    self._ended(hand)
-                    if not self._hands:
-                        return  # nobody is left to tell more
-                else:
-                    self._told(hand, message)
+            while self._hands and (left_s := end_s - time.monotonic()) > 0:
+                self._hear(*self._inbox.get(timeout=left_s))
+        for _ in range(self._inbox.qsize()):
+            self._hear(*self._inbox.get_nowait())
+
+    def _hear(self, hand: _Hand, message: Message | None) -> None:
+        if self._hands.get(hand.number) is not hand:
+            return  # it has ended, and a child of its kept the pipe
+        if message is None:
+            self._ended(hand)
+        else:
+            self._told(hand, message)
 
     def _notice_ended(self) -> None:
         """See which processes have ended, though others hold their pipes and could tell more."""

@@ -27,9 +27,10 @@ from schemabank.launch.messages import Sender
 from schemabank.launch.queue import MOST_CRASHES, MOST_IN_VAIN, Lease, Record, share
 from schemabank.launch.rounds import PLAN, Round, Unit, failed_rows, read_round
 from schemabank.runs.experiment import CohortPart, Loaded, attempt, contexts, parts
-from schemabank.runs.folder import Tenure, how_far, is_finished
+from schemabank.runs.folder import how_far, is_finished
 from schemabank.runs.launched import Launched
 from schemabank.runs.loading import resolve_device
+from schemabank.runs.locks import Tenure
 from schemabank.runs.members import Outcome
 
 LOST, REFUSED = 75, 2  # exit codes: the lease went to another; settings that cannot be had

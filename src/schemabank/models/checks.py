@@ -13,8 +13,8 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.common.errors import InputError, first_line
+from schemabank.common.hub import own_cache
 from schemabank.common.memory import is_out_of_memory
-from schemabank.common.writing import FULL, mend_or
 from schemabank.models.precise import ROUNDED, can_be_precise, in_float32
 from schemabank.models.refusals import RefusalError, asking
 
@@ -41,8 +41,7 @@ def loading(name: str) -> Iterator[None]:
             f"give a causal model known to transformers {transformers.__version__}, with "
             "safetensors and a tokenizer"
         )
-        if isinstance(error, OSError) and error.errno in FULL:  # the cache, to which it comes
-            mend = mend_or(error, "let HF_HOME name a folder that has room")
+        mend = own_cache().mend(error) or mend
         raise InputError(
             f"Base model {name!r} could not be loaded: {first_line(error)}; {mend}."
         ) from error

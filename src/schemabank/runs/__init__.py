@@ -20,6 +20,7 @@ __all__ = [
     "launched",
     "loading",
     "located",
+    "locks",
     "members",
     "modelfit",
     "pairs",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from schemabank.common.failure import FAILING, failure_of
+from schemabank.common.failure import FAILING, failure_to_write
 from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
@@ -270,13 +270,17 @@ def attempt(part: CohortPart, out: Path) -> list[Outcome]:
         context.trackers.begin(runs)
         ended = _run_cohort(runs, context, out, slots=part.slots, planned=part.planned)
     except FAILING as error:
-        ended = [Outcome(out / run_id(run), None, failure=failure_of(error)) for run in runs]
+        ended = [_unwritten(out / run_id(run), error) for run in runs]
     except BaseException:
         context.trackers.interrupt()
         raise
     for run, outcome in zip(runs, ended, strict=True):
         _tell_end(run_id(run), outcome, context)
     return [replace(outcome, inputs=context.inputs) for outcome in ended]
+
+
+def _unwritten(folder: Path, error: Exception) -> Outcome:
+    return Outcome(folder, None, failure=failure_to_write(error, folder))
 
 
 def _run_cohort(
@@ -313,7 +317,7 @@ def _finished(
             cohort, stack = train_runs(members, context, slots=slots, planned=planned)
         except FAILING as error:  # such as a device that others have filled
             for member in members:
-                member.fail(failure_of(error))
+                member.fail_with(error)
             return [member.failed() for member in members]
         exits.callback(stack.remove)
         took = Took(time.monotonic() - began, compiling)

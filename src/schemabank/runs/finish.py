@@ -186,12 +186,12 @@ def _evaluated(
     try:
         return _evaluate(members, stack, context, made)
     except FAILING as error:
-        failure = failure_of(error)
-        if failure.kind == "memory":
-            size, setting = members[0].run.eval.batch_size, context.slots_setting
-            failure = _too_many(size, stack.num_slots, setting, error)
+        size, setting = members[0].run.eval.batch_size, context.slots_setting
         for member in members:
-            member.fail(failure)
+            if failure_of(error).kind == "memory":
+                member.fail(_too_many(size, stack.num_slots, setting, error))
+            else:
+                member.fail_with(error)
         return [None] * len(members)
 
 

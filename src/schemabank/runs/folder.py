@@ -10,15 +10,14 @@ stopped. So it writes into a folder that carries the number of its lease. Whoeve
 gives that folder another name, and nothing that the first process still writes finds it.
 """
 
-import fcntl
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile, rmtree
-from typing import TextIO
 
 from schemabank.common.errors import InputError
 from schemabank.common.folders import (
@@ -26,12 +25,13 @@ from schemabank.common.folders import (
     check_same,
     check_writable,
     make_folder,
-    making,
     missing_parents,
     remove_empty,
     remove_tree,
+    writing_in,
 )
 from schemabank.common.writing import settle
+from schemabank.runs.locks import Lock, Tenure, check_unlocked, locked, remove_lock
 
 RESULT = "result.json"
 CONFIG = "config.yaml"
@@ -81,30 +81,8 @@ def check_available(folder: Path) -> None:
         InputError: another process is writing this run, or the place cannot be written.
     """
     check_writable(folder)
-    with suppress(FileNotFoundError), _lock_file(folder).open() as file:
-        _lock(file, fcntl.LOCK_SH, folder, MEND)
-
-
-@dataclass(frozen=True)
-class Tenure:
-    """The right to a run's folder by a lease, which ends where another has a higher number.
-
-    Attributes:
-        unit: what was leased, by name.
-        number: of the lease; every unit counts its own.
-    """
-
-    unit: str
-    number: int
-
-    def follows(self, line: str) -> bool:
-        """Whether a lock says that it is of an earlier lease of the same unit."""
-        unit, _, number = line.rpartition(" ")
-        return unit == self.unit and number.isdecimal() and int(number) < self.number
-
-    def __str__(self) -> str:
-        """What a lock says of it."""
-        return f"{self.unit} {self.number}"
+    check_unlocked(folder, mend=MEND)
+    _check_no_files(folder, MEND)
 
 
 @dataclass
@@ -174,27 +152,20 @@ def claimed(folder: Path, *, mend: str = MEND, tenure: Tenure | None = None) -> 
         InputError: another process is writing this run, the name is taken, or the place cannot be
             written.
     """
-    lock = _lock_file(folder)
     missing = missing_parents(folder)
     with ExitStack() as exits:
         exits.callback(remove_empty, missing)
-        with making(folder, mend=mend):
+        with writing_in(folder.parent, mend=mend):
             make_folder(folder.parent)
-            file = exits.enter_context(_open_locked(lock, folder, mend, tenure))
-        try:
-            check_free(folder, mend=mend)
-            with making(folder, mend=mend):
-                partial = _taken_over(folder, tenure)
-                if not can_go_on(partial):
-                    _set_aside(partial, folder)
-                    partial.mkdir()
-                place = partial.stat()
-            yield RunClaim(folder, partial, place)
-        finally:
-            if _is_own(file, lock):
-                _leave(folder, tenure)
-            if _is_own(file, lock):  # still: to leave takes time, in which it may be stopped
-                lock.unlink(missing_ok=True)
+        lock = exits.enter_context(locked(folder, mend=mend, tenure=tenure))
+        exits.enter_context(_leaving(folder, tenure, lock))
+        check_free(folder, mend=mend)
+        partial = _taken_over(folder, tenure, mend)
+        if not can_go_on(partial):
+            _set_aside(partial, folder)
+            with writing_in(folder.parent, mend=mend):
+                partial.mkdir()
+        yield RunClaim(folder, partial, partial.stat())
 
 
 def partial_folder(folder: Path) -> Path:
@@ -249,11 +220,7 @@ def forget_training(folder: Path, note: Callable[[str], None] = lambda _: None) 
     for name in UNTIL_FINISHED:
         remove_tree(folder / name)
     tell_left(folder, note)
-    lock = _lock_file(folder)
-    with suppress(OSError, InputError), lock.open() as file:  # there is none, or it is in use
-        _lock(file, fcntl.LOCK_EX, folder, MEND)
-        if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-            lock.unlink()
+    remove_lock(folder)
 
 
 def tell_left(folder: Path, note: Callable[[str], None]) -> None:
@@ -279,11 +246,13 @@ def free_name(folder: Path, word: str) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def _taken_over(folder: Path, tenure: Tenure | None) -> Path:
+def _taken_over(folder: Path, tenure: Tenure | None, mend: str) -> Path:
     """Give the files of a run the name under which this claim writes, and return it."""
+    _check_no_files(folder, mend)
     before = partial_folder(folder)
     now = _unleased(folder) if tenure is None else _leases(folder) / str(tenure.number)
-    make_folder(now.parent)
+    with writing_in(folder.parent, mend=mend):
+        make_folder(now.parent)
     if before == now or not before.exists():
         return now
     before.rename(now)
@@ -293,6 +262,41 @@ def _taken_over(folder: Path, tenure: Tenure | None) -> Path:
         copyfile(log, copy)
         copy.replace(log)
     return now
+
+
+def _check_no_files(folder: Path, mend: str) -> None:
+    """Find out whether all that lies where the run is written are folders."""
+    for place in (_unleased(folder), _leases(folder), *_leased(folder)):
+        if _is_no_folder(place):
+            raise InputError(
+                f"{str(place)!r} is no folder, but that is where the run is written: remove it, "
+                f"or {mend}"
+            )
+
+
+def _is_no_folder(place: Path) -> bool:
+    """Whether something else is there; asked once, since another process may be removing it."""
+    try:
+        return not stat.S_ISDIR(place.stat().st_mode)
+    except FileNotFoundError:
+        return place.is_symlink()
+
+
+@contextmanager
+def _leaving(folder: Path, tenure: Tenure | None, lock: Lock) -> Iterator[None]:
+    """Leave a run's folder at the end, unless another process has it by then."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # else nobody would hear what went wrong before
+            _leave_own(folder, tenure, lock)
+        raise
+    _leave_own(folder, tenure, lock)
+
+
+def _leave_own(folder: Path, tenure: Tenure | None, lock: Lock) -> None:
+    if lock.is_own():
+        _leave(folder, tenure)
 
 
 def _leave(folder: Path, tenure: Tenure | None) -> None:
@@ -325,55 +329,6 @@ def _leases(folder: Path) -> Path:
 def _leased(folder: Path) -> list[Path]:
     """What lies there under the numbers of leases."""
     return [path for path in _leases(folder).glob("*") if path.name.isdecimal()]
-
-
-def _open_locked(lock: Path, folder: Path, mend: str, tenure: Tenure | None) -> TextIO:
-    """Open and lock a file; the system unlocks it when the process ends, however it ends.
-
-    The holder of a lock removes the file at the end. A process that opened it before has then
-    locked a file without a name, beside which a third process could lock a new one. So a lock
-    counts only if the file still has its name. That also ends the lock of a process that has lost
-    its lease and may only be stopped: whoever follows it removes the file.
-    """
-    while True:
-        file = lock.open("a+")
-        try:
-            _lock(file, fcntl.LOCK_EX, folder, mend)
-            if _is_own(file, lock):
-                os.ftruncate(file.fileno(), 0)  # unlike file.truncate it goes on after a signal
-                file.write("" if tenure is None else str(tenure))
-                file.flush()
-                return file
-        except InputError:
-            file.seek(0)
-            says = file.read()
-            if tenure is None or not tenure.follows(says):
-                file.close()
-                raise
-            lock.unlink(missing_ok=True)
-        file.close()
-
-
-def _is_own(file: TextIO, lock: Path) -> bool:
-    """Whether a file that this process has locked still has its name."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), lock.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _lock(file: TextIO, operation: int, folder: Path, mend: str) -> None:
-    try:
-        fcntl.flock(file, operation | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(
-            f"{str(folder)!r} is in use by another run that is still going: wait for it to end "
-            f"or {mend}"
-        ) from error
-
-
-def _lock_file(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.lock"
 
 
 def _set_aside(partial: Path, folder: Path) -> Path:

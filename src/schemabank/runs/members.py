@@ -159,6 +159,10 @@ class Trainee:
         """Keep a failure, unless there was one before."""
         self.failure = self.failure or failure
 
+    def fail_with(self, error: Exception) -> None:
+        """Fail by an exception; where a file could not be written, say what to do."""
+        self.fail(failure_to_write(error))
+
     def lose(self, failure: Failure) -> None:
         """Fail, since its weights cannot be read again; nothing of it is written any more."""
         self.fail(failure)
@@ -190,6 +194,10 @@ class Member(Trainee):
         """Where it is written."""
         return self.claim.path
 
+    def fail_with(self, error: Exception) -> None:
+        """The same; an error that names no file is told with the folder."""
+        self.fail(failure_to_write(error, self.claim.path))
+
     @property
     def records(self) -> Mapping[str, Any]:
         """What else is known of it from earlier calls, as JSON has it."""
@@ -205,7 +213,7 @@ class Member(Trainee):
                 action(self.claim.path)
             except (OSError, InputError) as error:  # such as a name that is taken
                 self.refused = error
-                self.fail(failure_to_write(error))
+                self.fail_with(error)
 
     def end(self, action: Callable[[Path], None]) -> None:
         """Write what the run ends as.

@@ -86,7 +86,7 @@ class StepLogs:
     def _lose(self, name: str, error: OSError | InputError) -> None:
         self.lost.add(name)
         slot = self._slots[name]
-        slot.failure = slot.failure or failure_to_write(error)
+        slot.failure = slot.failure or failure_to_write(error, self._paths[name].parent)
 
 
 class KeepingLogs(StepLogs):

@@ -309,7 +309,7 @@ class _Attempt:
             if error is self.steps.raised:
                 raise
             for trainee in self.trainees:
-                trainee.fail(failure_of(error))
+                trainee.fail_with(error)
         for trainee in self.trainees:
             self._tell_end(trainee)
         return {trainee.name: self._result(trainee) for trainee in self.trainees}

@@ -25,10 +25,10 @@ from schemabank.engine.softtargets import SoftTargets
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.checkpointing import Checkpoints
-from schemabank.runs.folder import Tenure
 from schemabank.runs.forms import Items
 from schemabank.runs.kept import made_with
 from schemabank.runs.launched import BY_ITSELF, Launched
+from schemabank.runs.locks import Tenure
 from schemabank.runs.members import (
     KeepStage,
     Member,

@@ -6,18 +6,18 @@ settled, the way their learning rates were chosen may not change either.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from schemabank.common.errors import InputError
 from schemabank.common.failure import read_failure
-from schemabank.common.folders import make_folder, missing_parents, remove_empty
+from schemabank.common.folders import make_folder, missing_parents, remove_empty, writing_in
 from schemabank.common.waiting import Note
 from schemabank.common.writing import whole_file, write_json
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
-from schemabank.runs.folder import SUITE, check_available
+from schemabank.runs.folder import MEND, SUITE, check_available
 from schemabank.runs.inputs import Present, recorded_in, why_no_longer
 from schemabank.runs.members import Outcome
 from schemabank.runs.stored import read_suite
@@ -93,7 +93,8 @@ def write_manifest(out: Path, suite: Suite, found: RateSearch | None) -> None:
         found: the search for its learning rates; ``None`` for a suite that is not tuned.
 
     Raises:
-        InputError: other final runs than these were settled before.
+        InputError: other final runs than these were settled before, or the folder cannot be
+            written to.
     """
     known = read_manifest(out)
     if found is not None and found.choices is None and known is not None and known["runs"]:
@@ -134,17 +135,24 @@ def written_manifest(out: Path, suite: Suite, found: RateSearch | None) -> Itera
     write_manifest(out, suite, found)
     try:
         yield
-    except InputError:
+    except (InputError, OSError):
         if before is None and not any((out / run_id(run.config)).exists() for run in suite.runs):
-            (out / SUITE).unlink(missing_ok=True)
+            with suppress(OSError):  # else nobody would hear why the runs cannot be had
+                (out / SUITE).unlink(missing_ok=True)
             remove_empty(missing)
         raise
 
 
 def _write_whole(out: Path, manifest: Manifest) -> None:
-    make_folder(out)
-    with whole_file(out / SUITE) as partial:
-        write_json(partial, manifest)
+    missing = missing_parents(out / SUITE)
+    try:
+        with writing_in(out, mend=MEND):
+            make_folder(out)
+            with whole_file(out / SUITE) as partial:
+                write_json(partial, manifest)
+    except InputError:
+        remove_empty(missing)
+        raise
 
 
 def _check_choices(

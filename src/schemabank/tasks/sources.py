@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from schemabank.common.errors import InputError, first_line
-from schemabank.common.hub import cause_and_mend, reach_hub
+from schemabank.common.hub import Cache, cause_and_mend, reach_hub
 from schemabank.common.quiet import DATASETS, bars_on_terminals_only
 from schemabank.common.waiting import waiting
-from schemabank.common.writing import is_refused
 
 DATA_VARIABLE = "SCHEMABANK_DATA"
 NOT_SET = f"{DATA_VARIABLE} (not set)"
@@ -79,23 +78,12 @@ def load_data_set(
 
         if is_out_of_memory(error):
             raise
-        if _is_of_disk(error):
-            raise InputError(
-                f"{hub_id!r} cannot be put into the cache {datasets.config.HF_DATASETS_CACHE} "
-                f"({first_line(error)}): allowed is a folder to write into that has room, set "
-                "HF_HOME or HF_DATASETS_CACHE to one"
-            ) from error
-        cause, mend = cause_and_mend(error)
+        cache = Cache("HF_DATASETS_CACHE", Path(datasets.config.HF_DATASETS_CACHE))
+        cause, mend = cause_and_mend(error, cache)
         raise InputError(
             f"{sought} and on the Hugging Face hub as {hub_id!r}, but {cause}: {mend}, or "
             f"{otherwise}"
         ) from error
-
-
-def _is_of_disk(error: Exception) -> bool:
-    """Whether a cache cannot be written, for want of room or of leave."""
-    causes = (error, error.__cause__)  # datasets wraps what its writer raises
-    return any(map(is_refused, causes)) or "Not enough disk space" in str(error)
 
 
 def load_saved_data_set(folder: Path) -> Any:  # noqa: ANN401 -- datasets has no types
