@@ -150,6 +150,13 @@ def in_use(world: World) -> None:
     world.exits.enter_context(claimed(folder))
 
 
+def no_folder_for_a_run(world: World) -> None:
+    world.tiny()
+    (folder,) = world.run_folders()
+    folder.parent.mkdir()
+    (folder.parent / f".{folder.name}.partial").write_text("a file")
+
+
 def damaged_teacher(world: World) -> None:
     taught = {"arm": "lora", "distill": {"teachers": 1, "top_k": 4}}
     world.tiny(arms={"taught": taught})
@@ -238,6 +245,7 @@ REFUSED: dict[Callable[[World], None], tuple[str, bool]] = {
     no_run: ("exists but holds no result.json", True),
     damaged: ("result.json", True),
     in_use: ("is in use by another run", True),
+    no_folder_for_a_run: ("is no folder, but that is where the run is written", True),
     damaged_teacher: ("result.json", True),
     no_extra: ("the metric 'rouge_l' of the task gsm8k needs", True),
     no_extra_for_final_runs: ("the metric 'rouge_l' of the task gsm8k needs", True),
@@ -272,6 +280,7 @@ def test_what_running_a_suite_refuses_its_plan_refuses(
     assert words in sentence
     assert (ended[0], ended[2].splitlines()[-1]) == (2, sentence)
     assert "runs in" in ended[1], "what is known of its arms"
+    assert ("cohorts, as if" in ended[1]) == (case is in_use), "that ends by itself"
     assert json.loads(listed[1]), "its runs"
     if before_loading:
         assert (listed[0], listed[2].splitlines()[-1]) == (2, sentence)

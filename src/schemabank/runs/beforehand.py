@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemabank.common.errors import InputError
 from schemabank.common.folders import check_writable
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.runs.distill import TEACHERS, all_teachers
 from schemabank.runs.folder import check_available, has_trained, is_finished, partial_folder
 from schemabank.runs.inputs import Present, check_all_clusters, check_reusable
+from schemabank.runs.locks import InUseError
 from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.progress import Reporter
 from schemabank.runs.trackers import check_installed
@@ -35,7 +35,7 @@ class Pending:
     """
 
     runs: frozenset[str]
-    in_use: InputError | None
+    in_use: InUseError | None
 
 
 def check_beforehand(
@@ -100,7 +100,8 @@ def check_places(folders: Iterable[Path], *, shares: bool) -> None:
         shares: whether others may be writing them now.
 
     Raises:
-        InputError: a place cannot be written, or another call is writing a run.
+        InUseError: another call is writing a run.
+        InputError: a place cannot be written.
     """
     check = check_writable if shares else check_available
     for folder in folders:
@@ -122,11 +123,10 @@ def _pending(
 ) -> Pending:
     known = known_outcomes(folders, reporter)
     left = {run: folder for run, folder in folders.items() if run not in known}
-    check_places(left.values(), shares=True)
     in_use = None
     try:
         check_places(left.values(), shares=shares)
-    except InputError as error:  # places that can be written are refused for nothing else
+    except InUseError as error:
         in_use = error
     check_packages(left)
     check_installed(left)
