@@ -229,7 +229,7 @@ def test_the_sound_suite_can_be_had(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     changes = [f"model.name={tmp_path / 'model'}", "eval.max_new_tokens=8", "train.max_steps=10"]
     notes = Notes()
-    tables = plan_suite(load_suite(SOUND, [*HERE, *changes]), tmp_path / "runs", notes).tables
+    tables = plan_suite(load_suite(SOUND, [*HERE, *changes]), tmp_path / "runs", notes).tables()
     assert [title.split(",")[0] for title, _, _ in tables] == [
         f"60 tuning runs in {str(tmp_path / 'runs')!r}",
         "cohorts of the tuning runs",

@@ -32,7 +32,8 @@ from schemabank.runs.inputs import recorded_in
 from schemabank.runs.saved import evaluate_saved, export_run
 from schemabank.runs.stored import read_result, read_routing, read_suite
 from schemabank.runs.tables import results_tables, skipped_lines
-from schemabank.suites.execution import planned_rows, run_suite
+from schemabank.suites.execution import run_suite
+from schemabank.suites.plan import plan_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, write_model
 from tinysuites import ran, tiny
@@ -222,7 +223,11 @@ def test_a_damaged_suite_folder(
     ran(path, tmp_path / "suite")
 
     def listed(folder: Path) -> None:
-        planned_rows(load_suite(path), folder)
+        plan = plan_suite(load_suite(path), folder, Notes(), with_cohorts=False)
+        printed(*plan.tables())
+        json.dumps(plan.rows(), ensure_ascii=False).encode()
+        if plan.refusal is not None:
+            raise plan.refusal
 
     def again(folder: Path) -> None:
         ended = run_suite(load_suite(path), folder, Notes())

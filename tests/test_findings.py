@@ -17,8 +17,10 @@ from scipy.stats import t
 from schemabank.runs.folder import SUITE
 from schemabank.runs.itemscores import SCORES
 from schemabank.runs.stored import read_cost
-from schemabank.suites.execution import planned_rows
+from schemabank.suites.beforehand import outcome_reader
+from schemabank.suites.file import Suite
 from schemabank.suites.manifest import check_manifest
+from schemabank.suites.ratesearch import all_rows, search, tuned
 from schemabank.suites.suite import load_suite
 from tools import BENCHMARKS, load_tool
 
@@ -51,12 +53,20 @@ def test_a_record_that_changes_changes_the_pages(suites: Suites, tmp_path: Path)
     assert any("".join(build.difference(path, text)) for path, text in pages.items())
 
 
+def listed(suite: Suite, out: Path) -> list[dict[str, object]]:
+    """The runs of a suite, at the learning rates that its records choose."""
+    if suite.tune is None:
+        return suite.rows()
+    found = search(suite, outcome_reader(out, note=lambda _: None))
+    return all_rows(suite if found.choices is None else tuned(suite, found), found)
+
+
 def test_every_record_is_of_the_configuration_that_bears_its_name(suites: Suites) -> None:
     """With today's hashes; what is missing has diverged."""
     for name, suite in suites.items():
         declared = load_suite(ROOT / "configs" / "evidence" / f"{name}.yaml")
         check_manifest(suite.folder, declared)
-        rows = planned_rows(declared, suite.folder)
+        rows = listed(declared, suite.folder)
         has_final = bool(suite.manifest["runs"])
         searched = {row["run_id"] for row in rows if row.get("phase") == "tune"}
         wanted = {row["run_id"] for row in rows if has_final or row["run_id"] in searched}

@@ -243,6 +243,23 @@ def test_a_library_that_is_missing_is_named_before_anything_is_computed(
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.usefixtures("gsm8k")
+def test_a_library_that_cannot_be_made_ready_is_named_before_anything_is_computed(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mends = {"wandb": "`wandb login`, set the variable WANDB_MODE=offline, or ", "trackio": ""}
+    for name, mend in mends.items():
+
+        def refused(_out: Path, _engine: EngineSettings) -> Fake:
+            raise RuntimeError("API key verification failed\nfor reasons")
+
+        monkeypatch.setattr(trackers, "LIBRARIES", {name: refused})
+        said = r"names '{}', .*\(RuntimeError: API key verification failed\): .*{}leave it out"
+        with pytest.raises(InputError, match=said.format(name, mend)):
+            experiment(finished, tmp_path / "runs", f"engine.trackers=[{name}]")
+        assert not (tmp_path / "runs").exists()
+
+
 def test_nothing_is_tracked_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorboard", "wandb", "trackio"):
         monkeypatch.setitem(sys.modules, name, None)

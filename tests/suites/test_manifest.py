@@ -151,8 +151,9 @@ def test_digests_that_are_no_texts_are_refused(inputs: object, diverging: Diverg
     listed = read_json(diverging.out / "suite.json")
     listed["tuning"]["failed"][0]["inputs"] = inputs
     (diverging.out / "suite.json").write_text(json.dumps(listed))
+    refusal = plan_suite(load_suite(diverging.file), diverging.out, Notes()).refusal
     with pytest.raises(InputError, match=r"tuning\.failed\.0\.inputs\S* \(it is "):
-        plan_suite(load_suite(diverging.file), diverging.out, Notes())
+        raise refusal or AssertionError
 
 
 def declared(folder: Path, **more: object) -> Suite:

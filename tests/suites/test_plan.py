@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from schemabank.config.file import run_id
 from schemabank.runs import experiment
 from schemabank.runs.distill import TEACHERS, all_teachers
 from schemabank.runs.folder import PREDICTIONS, RESULT, claimed
-from schemabank.suites.plan import check_plan, plan_suite
+from schemabank.suites.plan import plan_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, snapshot, write_gsm8k
 from tinysuites import ran, tiny
@@ -88,7 +89,7 @@ def another_suite(world: World) -> None:
 
 def another_contrast(world: World) -> None:
     declared = {"treatment": "lora", "control": "base"}
-    arms = {"arms": {"lora": {}, "base": {}}}
+    arms: dict[str, Any] = {"arms": {"lora": {}, "base": {}}}
     world.tiny(**arms, contrast=declared)
     ran(world.file, world.out)
     world.tiny(**arms)
@@ -149,6 +150,13 @@ def in_use(world: World) -> None:
     world.exits.enter_context(claimed(folder))
 
 
+def no_folder_for_a_run(world: World) -> None:
+    world.tiny()
+    (folder,) = world.run_folders()
+    folder.parent.mkdir()
+    (folder.parent / f".{folder.name}.partial").write_text("a file")
+
+
 def damaged_teacher(world: World) -> None:
     taught = {"arm": "lora", "distill": {"teachers": 1, "top_k": 4}}
     world.tiny(arms={"taught": taught})
@@ -168,6 +176,12 @@ def no_extra_for_final_runs(world: World) -> None:
     ran(world.file, world.out)
     (world.out / "suite.json").unlink()
     no_extra(world)
+
+
+def no_extra_for_an_arm_that_is_not_tuned(world: World) -> None:
+    """It is missed before the search, which may take days."""
+    world.hide("scores")
+    world.tiny(arms={"lora": {}, "base": {"task": {"metric": "rouge_l"}}}, tune=TUNE)
 
 
 def no_tracker(world: World) -> None:
@@ -231,9 +245,11 @@ REFUSED: dict[Callable[[World], None], tuple[str, bool]] = {
     no_run: ("exists but holds no result.json", True),
     damaged: ("result.json", True),
     in_use: ("is in use by another run", True),
+    no_folder_for_a_run: ("is no folder, but that is where the run is written", True),
     damaged_teacher: ("result.json", True),
     no_extra: ("the metric 'rouge_l' of the task gsm8k needs", True),
     no_extra_for_final_runs: ("the metric 'rouge_l' of the task gsm8k needs", True),
+    no_extra_for_an_arm_that_is_not_tuned: ("the metric 'rouge_l' of the task gsm8k needs", True),
     no_tracker: ("engine.trackers names 'tensorboard'", True),
     no_part: ("contrast.group is 'seen'", True),
     no_gpu: ("PyTorch sees no GPU", True),
@@ -263,11 +279,13 @@ def test_what_running_a_suite_refuses_its_plan_refuses(
     assert code == 2
     assert words in sentence
     assert (ended[0], ended[2].splitlines()[-1]) == (2, sentence)
+    assert "runs in" in ended[1], "what is known of its arms"
+    assert ("cohorts, as if" in ended[1]) == (case is in_use), "that ends by itself"
+    assert json.loads(listed[1]), "its runs"
     if before_loading:
-        assert (listed[0], listed[1], listed[2].splitlines()[-1]) == (2, "", sentence)
+        assert (listed[0], listed[2].splitlines()[-1]) == (2, sentence)
     else:
-        assert "runs in" in ended[1], "what is known of its arms"
-        assert (listed[0], bool(json.loads(listed[1]))) == (0, True)
+        assert listed[0] == 0
 
 
 def test_what_finished_runs_lack_now_is_refused_neither_by_a_call_nor_by_its_plan(
@@ -280,7 +298,7 @@ def test_what_finished_runs_lack_now_is_refused_neither_by_a_call_nor_by_its_pla
     notes = Notes()
     plan = plan_suite(load_suite(world.file), world.out, notes)
     assert plan.refusal is None
-    assert [title.partition(" ")[0] for title, _, _ in plan.tables] == ["1", "cohorts,"]
+    assert [title.partition(" ")[0] for title, _, _ in plan.tables()] == ["1"], "no empty table"
     assert any(
         line.startswith("finished runs without an expected time: 1 (") for line in notes.lines
     )
@@ -288,12 +306,84 @@ def test_what_finished_runs_lack_now_is_refused_neither_by_a_call_nor_by_its_pla
     assert outcome.reused
 
 
+def test_a_plan_of_runs_that_another_call_is_writing_shows_all_that_it_shows_without_it(
+    world: World, program: Program
+) -> None:
+    """The call is refused, but only until the other one has ended."""
+    taught = {"arm": "lora", "distill": {"teachers": 1, "top_k": 4}}
+    world.tiny(arms={"taught": taught})
+    command = ["suite", world.file, "--out", world.out, "--dry-run"]
+    (free, listed) = program(*command), program(*command, "--json")
+    (teacher,) = all_teachers([run.config for run in load_suite(world.file).runs])
+    for folder in [*world.run_folders(), world.out / TEACHERS / run_id(teacher)]:
+        with claimed(folder):
+            code, out, said = program(*command)
+            assert (code, out) == (2, free[1])
+            assert f"{str(folder)!r} is in use by another run" in said.splitlines()[-1]
+            assert program(*command, "--json")[:2] == (2, listed[1])
+    assert free[1].count("cohorts, as if") == 2
+
+
+def test_a_plan_that_is_refused_shows_how_far_the_search_is(world: World, program: Program) -> None:
+    """As in an archive that cannot be written."""
+    world.tiny(tune=TUNE)
+    command = ["suite", world.file, "--out", world.out]
+    ran(world.file, world.out)
+    (whole, rows) = (program(*command, "--dry-run", *more) for more in ([], ["--json"]))
+    assert [row["phase"] for row in json.loads(rows[1])] == ["tune", "tune", "final"]
+    changes: tuple[dict[str, Any], ...] = (
+        {"seeds": [2]},
+        {"seeds": [2], "tune": {**TUNE, "factors": [1, 3]}},
+    )
+    for change, phases in zip(changes, (["tune", "tune", "final"], ["tune", "tune"]), strict=True):
+        world.tiny(**{"tune": TUNE, **change})
+        code, out, _ = program(*command, "--dry-run")
+        assert code == 2
+        assert ("1 final runs in" in out) == ("final" in phases)
+        code, out, _ = program(*command, "--dry-run", "--json")
+        assert (code, [row["phase"] for row in json.loads(out)]) == (2, phases)
+    (trial, _) = json.loads(rows[1])[:2]
+    (world.out / trial["run_id"] / RESULT).write_text("{}")
+    world.tiny(tune=TUNE)
+    code, out, _ = program(*command, "--dry-run", "--json")
+    assert (code, json.loads(out)) == (2, json.loads(rows[1])[:2])
+    assert "2 tuning runs in" in program(*command, "--dry-run")[1]
+    assert "learning rates on validation" in whole[1]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_plan_starts_no_tracker_and_the_call_says_what_one_raises(
+    as_json: bool, world: World, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a key that the service does not take."""
+    began = list[str]()
+
+    def login(**_: object) -> bool:
+        raise RuntimeError("API key verification failed")
+
+    def setup() -> SimpleNamespace:
+        began.append("wandb")
+        return SimpleNamespace(settings=SimpleNamespace(mode="online"))
+
+    library = SimpleNamespace(setup=setup, login=login)
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    world.tiny(defaults={"engine": {"trackers": ["wandb"]}})
+    command = ["suite", world.file, "--out", world.out]
+    assert program(*command, "--dry-run", *["--json"] * as_json)[0] == 0
+    assert began == []
+    code, _, said = program(*command)
+    assert (code, began) == (2, ["wandb"])
+    assert "engine.trackers names 'wandb', which cannot be made ready" in said.splitlines()[-1]
+    assert not world.out.exists()
+
+
 def test_a_run_that_has_trained_needs_no_teachers(world: World) -> None:
     """As for a call that runs it: one that is damaged is then no reason to refuse."""
     damaged_teacher(world)
     (folder,) = world.run_folders()
     (folder.parent / f".{folder.name}.partial" / "trained").mkdir(parents=True)
-    check_plan(load_suite(world.file), world.out, Notes())
+    plan = plan_suite(load_suite(world.file), world.out, Notes(), with_cohorts=False)
+    assert plan.refusal is None
 
 
 def test_a_plan_for_workers_says_that_they_share_the_cohorts(
@@ -304,6 +394,15 @@ def test_a_plan_for_workers_says_that_they_share_the_cohorts(
     assert (code, "cohorts, as if" in out) == (0, True)
     assert "the cohorts are those of one process; workers share them out" in err
     assert not world.out.exists()
+
+
+def test_a_plan_for_a_cluster_starts_none(world: World, program: Program) -> None:
+    """Ray would start one on this machine if it had no address."""
+    world.patch.setitem(sys.modules, "ray", SimpleNamespace())  # to call it for anything would fail
+    world.tiny(defaults={"engine": {"device": "cpu"}})
+    command = ["suite", world.file, "--out", world.out, "--dry-run", "--launch", "ray"]
+    assert "cohorts, as if" in program(*command)[1]
+    assert program(*command, "--json")[0] == 0
 
 
 def test_workers_may_share_a_run_that_another_call_writes(world: World, program: Program) -> None:

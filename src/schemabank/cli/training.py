@@ -21,9 +21,10 @@ from schemabank.common.errors import InputError
 from schemabank.common.extras import install_command, is_there
 from schemabank.common.folders import check_local
 from schemabank.common.garbage import importing
-from schemabank.runs.progress import Reporter, reporter
+from schemabank.runs.progress import reporter
 
 if TYPE_CHECKING:
+    from schemabank.launch.launchers import LauncherName
     from schemabank.suites.execution import SuiteOutcome
     from schemabank.suites.file import Suite
 
@@ -83,8 +84,8 @@ def suite(
     """Train and evaluate every run of a suite; call it again to go on where it stopped."""
     from schemabank.suites.file import read_suite_file
 
-    if dry_run:
-        _check_dry(tune_only=tune_only)
+    if dry_run and tune_only:  # which has no effect where nothing is computed
+        raise InputError("--dry-run and --tune-only were both given: leave out one of them")
     place = _folder_of_runs(out, file.parent.name if file.stem == "suite" else file.stem)
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     read = read_suite_file(file, changes)
@@ -94,12 +95,11 @@ def suite(
         from schemabank.suites.suite import on_this_machine
 
     found = on_this_machine(read, file)
+    if dry_run:
+        _print_plan(found, place, launch=launch, workers=workers, as_json=as_json)
+        return
     with reporter() as progress:
         trains = launcher(launch, workers, found.runs[0].config.engine.device)
-        if dry_run:
-            shares = launch != "local" or workers is not None
-            _print_plan(found, place, progress, shares=shares, as_json=as_json)
-            return
         ended = run_suite(found, place, progress, tune_only=tune_only, launcher=trains)
     then = "the same without --tune-only" if tune_only else _report(place)
     _print_ended(ended, then, as_json=as_json)
@@ -120,29 +120,24 @@ def _folder_of_runs(out: Path | None, name: str) -> Path:
     return place
 
 
-def _check_dry(*, tune_only: bool) -> None:
-    """Refuse what has no effect where nothing is computed."""
-    if tune_only:
-        raise InputError("--dry-run and --tune-only were both given: leave out one of them")
-
-
 def _print_plan(
-    found: "Suite", place: Path, progress: Reporter, *, shares: bool, as_json: bool
+    found: "Suite", place: Path, *, launch: "LauncherName", workers: int | None, as_json: bool
 ) -> None:
-    """Print what a suite would compute.
+    """Print what a suite would compute, as far as it is known.
 
     Raises:
         InputError: what a call that computes would refuse.
     """
-    from schemabank.suites.execution import planned_rows
-    from schemabank.suites.plan import check_plan, plan_suite
+    from schemabank.suites.plan import plan_suite
 
+    with reporter() as progress:
+        plan = plan_suite(
+            found, place, progress, launch=launch, workers=workers, with_cohorts=not as_json
+        )
     if as_json:
-        check_plan(found, place, progress, shares=shares)
-        print_json(planned_rows(found, place))
-        return
-    plan = plan_suite(found, place, progress, shares=shares)
-    print_tables(plan.tables)
+        print_json(plan.rows())
+    else:
+        print_tables(plan.tables())
     if plan.refusal is not None:
         raise plan.refusal
 

@@ -93,7 +93,7 @@ def ray_workers(num_workers: int | None, device: str) -> RayWorkers:
     Raises:
         InputError: Ray is not installed or not reached, or the cluster is not for these runs.
     """
-    require("ray", USE)
+    check_installed()
     ray = _ray()
     if not ray.is_initialized():
         try:
@@ -117,6 +117,15 @@ def ray_workers(num_workers: int | None, device: str) -> RayWorkers:
         raise InputError(f"{USE}: the cluster has no {kind}: add a node that has one")
     resources = {"num_gpus": 1.0} if on_gpus else {"num_cpus": 1.0}
     return RayWorkers(tasks=num_workers or count, resources=resources)
+
+
+def check_installed() -> None:
+    """Make sure that Ray is there; nothing is started, and no cluster is asked.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    require("ray", USE)
 
 
 def do_on_cluster(folder: str, name: str, num_tasks: int) -> None:

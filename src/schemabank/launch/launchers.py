@@ -15,7 +15,7 @@ import torch
 from schemabank.common.cores import given_cores
 from schemabank.common.errors import InputError
 from schemabank.config.settings import RunConfig
-from schemabank.launch.cluster import ray_workers
+from schemabank.launch.cluster import check_installed, ray_workers
 from schemabank.launch.crew import Crew
 from schemabank.launch.rounds import Round
 from schemabank.launch.sharing import Sharing
@@ -68,6 +68,21 @@ def launcher(name: LauncherName, num_workers: int | None, device: str) -> Launch
             "itself: use --launch gpus for a worker on every GPU, or --set engine.device=cpu"
         )
     return Workers(environments=_cores_shared(num_workers))
+
+
+def check_launcher(name: LauncherName, num_workers: int | None, device: str) -> None:
+    """Refuse what :func:`launcher` would, as far as that is known without a cluster of Ray's.
+
+    A cluster may be one that Ray would start here, so none is asked. Arguments are those of
+    :func:`launcher`.
+
+    Raises:
+        InputError: this machine, or the suite, does not allow it, or Ray is not installed.
+    """
+    if name == "ray":
+        check_installed()
+    else:
+        launcher(name, num_workers, device)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 
 from schemabank.common.errors import InputError
-from schemabank.common.folders import check_writable
 from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import RunConfig
 from schemabank.launch.rounds import PLAN, Round, open_round, remove_finished
+from schemabank.runs.beforehand import check_places, folders_of
 from schemabank.runs.distill import TEACHERS, all_teachers, teachers_of, untaught
 from schemabank.runs.experiment import Loaded, announce_teachers, contexts, reused
 from schemabank.runs.folder import has_trained, is_finished, partial_folder
@@ -72,7 +72,7 @@ class Sharing(ABC):
         runs = resolved(runs, device, note=reporter.note)
         ids = map(run_id, runs)
         reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
-        check_all_clusters(runs, out)
+        check_all_clusters(folders_of(runs, out))
         found = self._ended(runs, runs, out, reporter, device=device)
         return [found[run] for run in runs]
 
@@ -88,8 +88,7 @@ class Sharing(ABC):
         """Return the outcome of every run, after those that are not finished were trained."""
         outcomes = reused(runs, out, reporter)
         left = [run for run in runs if run not in outcomes]
-        for run in left:
-            check_writable(out / run_id(run))
+        check_places(folders_of(left, out).values(), shares=True)
         taught = _still_taught(left, planned, out, reporter, device=device)
         if teachers := all_teachers(taught):
             announce_teachers(teachers, out / TEACHERS, reporter)

@@ -1,7 +1,14 @@
-"""What a call refuses of its runs before it loads anything for them; a plan refuses the same."""
+"""What is refused of runs before anything is loaded for them.
+
+A call makes these checks one by one, in :mod:`schemabank.runs.experiment` or, for workers, in
+:mod:`schemabank.launch.sharing`, and does something between them: it tidies finished runs up, and
+it trains teachers. :func:`check_beforehand` makes the same checks in the same order for a plan, and
+does nothing else.
+"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from schemabank.common.folders import check_writable
@@ -10,44 +17,62 @@ from schemabank.config.settings import RunConfig
 from schemabank.runs.distill import TEACHERS, all_teachers
 from schemabank.runs.folder import check_available, has_trained, is_finished, partial_folder
 from schemabank.runs.inputs import Present, check_all_clusters, check_reusable
+from schemabank.runs.locks import InUseError
 from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.progress import Reporter
-from schemabank.runs.trackers import trackers_of
+from schemabank.runs.trackers import check_installed
 from schemabank.tasks.catalog import check_extras
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What is still to be computed.
+
+    Attributes:
+        runs: ids of runs and of their teachers.
+        in_use: what a call would refuse at this moment, since another one is writing some of them;
+            it will not when that one has ended.
+    """
+
+    runs: frozenset[str]
+    in_use: InUseError | None
 
 
 def check_beforehand(
     runs: Sequence[RunConfig], out: Path, reporter: Reporter, *, shares: bool = False
-) -> list[RunConfig]:
-    """Refuse what a call would refuse of runs and their teachers; nothing is written.
+) -> Pending:
+    """Refuse what a call would refuse of runs and their teachers; nothing is written or started.
 
     Args:
         runs: their settings, resolved for this machine.
         out: folder of the runs.
-        reporter: told what could not be compared, and where trackers log.
+        reporter: told what could not be compared.
         shares: whether the call shares its runs with others, which may be writing them now.
-
-    Returns:
-        Those of the runs and their teachers that are still to be computed.
 
     Raises:
         InputError: a finished run is of other inputs, or of an older version; a place cannot be
             written; or a package is not installed.
     """
-    check_all_clusters(runs, out)
-    return _checked(runs, out, reporter, shares=shares)
+    folders = folders_of(runs, out)
+    check_all_clusters(folders)
+    return _pending(folders, out, reporter, shares=shares)
+
+
+def folders_of(runs: Iterable[RunConfig], out: Path) -> dict[RunConfig, Path]:
+    """Return where each run is, or is to be; to hash its settings takes long for thousands."""
+    return {run: out / run_id(run) for run in runs}
 
 
 def known_outcomes(
-    runs: Sequence[RunConfig], out: Path, reporter: Reporter
+    folders: Mapping[RunConfig, Path], reporter: Reporter
 ) -> dict[RunConfig, Outcome]:
     """Return the outcomes of those runs that are finished, which are of the inputs there are now.
 
     Raises:
         InputError: one is of others, or cannot be read.
     """
-    finished = [run for run in runs if is_finished(out / run_id(run))]
-    outcomes = {run: finished_outcome(run, out / run_id(run)) for run in finished}
+    finished = {run: folder for run, folder in folders.items() if is_finished(folder)}
+    outcomes = {run: finished_outcome(run, folder) for run, folder in finished.items()}
     check_all_reusable(outcomes, reporter)
     return outcomes
 
@@ -67,18 +92,49 @@ def check_all_reusable(finished: Mapping[RunConfig, Outcome], reporter: Reporter
         reporter.note(f"{count} of {len(finished)} reused runs: {note}")
 
 
-def _checked(
-    runs: Sequence[RunConfig], out: Path, reporter: Reporter, *, shares: bool
-) -> list[RunConfig]:
-    known = known_outcomes(runs, out, reporter)
-    pending = [run for run in runs if run not in known]
-    for run in pending:
-        (check_writable if shares else check_available)(out / run_id(run))
-    for run in pending:
+def check_places(folders: Iterable[Path], *, shares: bool) -> None:
+    """Make sure that runs can be written.
+
+    Args:
+        folders: of those that are still to be computed.
+        shares: whether others may be writing them now.
+
+    Raises:
+        InUseError: another call is writing a run.
+        InputError: a place cannot be written.
+    """
+    check = check_writable if shares else check_available
+    for folder in folders:
+        check(folder)
+
+
+def check_packages(runs: Iterable[RunConfig]) -> None:
+    """Make sure that the packages are there that the tasks of runs and their metrics need.
+
+    Raises:
+        InputError: one is not installed.
+    """
+    for run in runs:
         check_extras(run.task)
-    trackers_of(pending, out, reporter)
+
+
+def _pending(
+    folders: Mapping[RunConfig, Path], out: Path, reporter: Reporter, *, shares: bool
+) -> Pending:
+    known = known_outcomes(folders, reporter)
+    left = {run: folder for run, folder in folders.items() if run not in known}
+    in_use = None
+    try:
+        check_places(left.values(), shares=shares)
+    except InUseError as error:
+        in_use = error
+    check_packages(left)
+    check_installed(left)
+    names = frozenset(folder.name for folder in left.values())
     # Whether what is kept of a training can be used is known with model and data alone.
-    asking = [run for run in pending if not has_trained(partial_folder(out / run_id(run)))]
+    asking = [run for run, folder in left.items() if not has_trained(partial_folder(folder))]
     if teachers := all_teachers(asking):
-        pending += _checked(teachers, out / TEACHERS, reporter, shares=shares)
-    return pending
+        place = out / TEACHERS
+        more = _pending(folders_of(teachers, place), place, reporter, shares=shares)
+        return Pending(names | more.runs, in_use or more.in_use)
+    return Pending(names, in_use)

@@ -21,11 +21,16 @@ from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfi
 from schemabank.engine.compiling import compiling_measured
 from schemabank.engine.run import TrainingData
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.beforehand import known_outcomes
+from schemabank.runs.beforehand import (
+    check_packages,
+    check_places,
+    folders_of,
+    known_outcomes,
+)
 from schemabank.runs.distill import TEACHERS, all_teachers, learned_from_teachers, untaught
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import Took, finish_runs
-from schemabank.runs.folder import check_available, forget_training, is_finished
+from schemabank.runs.folder import forget_training, is_finished
 from schemabank.runs.forms import Items
 from schemabank.runs.grouping import (
     check_runs,
@@ -61,7 +66,6 @@ from schemabank.runs.resuming import (
 )
 from schemabank.runs.trackers import Trackers, trackers_of
 from schemabank.runs.training import Context, train_runs
-from schemabank.tasks.catalog import check_extras
 
 CHECKING = "checking what the runs need"
 
@@ -141,7 +145,7 @@ def run_all(
     runs = resolved(runs, device, note=reporter.note)
     ids = map(run_id, runs)
     reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
-    check_all_clusters(runs, out)
+    check_all_clusters(folders_of(runs, out))
     found = _ended(runs, runs, out, reporter, device=device, loaded=Loaded())
     return [found[run] for run in runs]
 
@@ -166,11 +170,10 @@ def _ended(
         loaded: models and training data; what is loaded here is added.
     """
     outcomes = reused(runs, out, reporter)
-    pending = {run for run in runs if run not in outcomes}
-    for run in pending:
-        check_available(out / run_id(run))
+    left = [run for run in runs if run not in outcomes]
+    check_places(folders_of(left, out).values(), shares=False)
+    pending = set(left)
     shared = contexts(pending, planned, out, reporter, device=device, loaded=loaded)
-    left = [run for run in runs if run in pending]
     taught = still_taught(left, shared, out)
     if teachers := all_teachers(taught):
         announce_teachers(teachers, out / TEACHERS, reporter)
@@ -209,10 +212,10 @@ def contexts(
     Raises:
         InputError: something in the settings cannot be had.
     """
-    for run in pending:
-        check_extras(run.task)
+    left = [run for run in planned if run in pending]
+    check_packages(left)
     groups = [group for group in sharing(planned) if not pending.isdisjoint(group)]
-    trackers = trackers_of([run for run in planned if run in pending], out, reporter)
+    trackers = trackers_of(left, out, reporter)
     found = []
     for group in groups:
         with waiting(CHECKING, reporter.note):
@@ -252,11 +255,11 @@ def reused(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> dict[Run
     Raises:
         InputError: one is of other inputs than those that are there now, or cannot be read.
     """
-    outcomes = known_outcomes(runs, out, reporter)
-    for run in outcomes:
-        forget_training(out / run_id(run), reporter.note)
-        reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
-        reporter.run_state(run_id(run), "reused")
+    outcomes = known_outcomes(folders_of(runs, out), reporter)
+    for outcome in outcomes.values():
+        forget_training(outcome.folder, reporter.note)
+        reporter.note(f"reused: {outcome.folder} (same configuration, finished)")
+        reporter.run_state(outcome.folder.name, "reused")
     return outcomes
 
 

@@ -7,7 +7,7 @@ used again: with other weights or data in the same place it would be another run
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -19,7 +19,6 @@ from schemabank.adapters.files import WEIGHTS
 from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines, read_json
 from schemabank.common.waiting import Note
-from schemabank.config.file import run_id
 from schemabank.config.naming import set_by
 from schemabank.config.settings import ModelSettings, RunConfig
 from schemabank.config.task import TaskName, TaskSettings
@@ -122,7 +121,7 @@ def check_reusable(run: RunConfig, folder: Path, result: Mapping[str, Any], now:
     return "; ".join(missing)
 
 
-def check_all_clusters(runs: Iterable[RunConfig], out: Path) -> None:
+def check_all_clusters(folders: Mapping[RunConfig, Path]) -> None:
     """Refuse finished runs whose scores are to be used, and whose items' clusters are not recorded.
 
     Trials of a search are among them: how near two learning rates are to each other is judged over
@@ -130,15 +129,13 @@ def check_all_clusters(runs: Iterable[RunConfig], out: Path) -> None:
     nothing but their adapters is used.
 
     Args:
-        runs: finished or not.
-        out: folder of the runs.
+        folders: of runs, finished or not.
 
     Raises:
         InputError: one of them is of an older version.
     """
     mend = "choose another --out for new runs; `schemabank eval` may still use its adapter"
-    for run in runs:
-        folder = out / run_id(run)
+    for run, folder in folders.items():
         if is_finished(folder):
             check_clusters(folder, run.task.name, mend=mend)
 

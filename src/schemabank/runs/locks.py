@@ -24,6 +24,10 @@ PATIENCE_S = 1.0
 PAUSE_S = 0.01
 
 
+class InUseError(InputError):
+    """Another process is writing a run; that ends by itself."""
+
+
 @dataclass(frozen=True)
 class Tenure:
     """The right to a run's folder by a lease, which ends where another has a higher number.
@@ -77,7 +81,8 @@ def locked(folder: Path, *, mend: str, tenure: Tenure | None = None) -> Iterator
         tenure: by which this process may take it from one that had it by an earlier lease.
 
     Raises:
-        InputError: another process has locked it, or its lock cannot be written.
+        InUseError: another process has locked it.
+        InputError: its lock cannot be written.
     """
     lock = _taken(folder, mend, tenure)
     try:
@@ -94,7 +99,8 @@ def check_unlocked(folder: Path, *, mend: str) -> None:
     """Find out whether a run's folder could be locked; writes nothing.
 
     Raises:
-        InputError: another process has locked it, or its lock cannot be written.
+        InUseError: another process has locked it.
+        InputError: its lock cannot be written.
     """
     path = _path(folder)
     with (
@@ -162,8 +168,8 @@ def _has_locked(file: TextIO, operation: int) -> bool:
     return True
 
 
-def _in_use(folder: Path, mend: str) -> InputError:
-    return InputError(
+def _in_use(folder: Path, mend: str) -> InUseError:
+    return InUseError(
         f"{str(folder)!r} is in use by another run that is still going: wait for it to end or "
         f"{mend}"
     )

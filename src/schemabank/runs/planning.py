@@ -11,6 +11,7 @@ from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.engine.planner import journey
 from schemabank.engine.seating import count_steps
+from schemabank.runs.beforehand import check_packages
 from schemabank.runs.distill import asking_time_s
 from schemabank.runs.experiment import CHECKING, Loaded, prepared
 from schemabank.runs.grouping import planned_cohorts, sharing
@@ -19,7 +20,6 @@ from schemabank.runs.preflight import estimate
 from schemabank.runs.progress import Reporter
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.trackers import Trackers
-from schemabank.tasks.catalog import check_extras
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,7 @@ def plan_all(
     """
     found: list[Planned] = []
     loaded = Loaded() if loaded is None else loaded
-    for run in runs:
-        if pending is None or run_id(run) in pending:
-            check_extras(run.task)
+    check_packages(run for run in runs if pending is None or run_id(run) in pending)
     for group in sharing(resolved(runs, device, note=reporter.note)):
         try:
             with waiting(CHECKING, reporter.note):

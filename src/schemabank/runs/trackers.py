@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
-from schemabank.common.errors import InputError
+from schemabank.common.errors import InputError, first_line
 from schemabank.common.extras import require
 from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id, to_yaml
@@ -39,6 +39,8 @@ from schemabank.runs.progress import Reporter
 
 LOG_EVERY_S = 1.0
 FINISH_TIMEOUT_S = 120  # a network that is gone must not hold back the next runs for ever
+# What else would do than to leave a library out that cannot be made ready.
+MENDS = {"wandb": "see to its API key with `wandb login`, set the variable WANDB_MODE=offline, or "}
 
 End = Literal["finished", "failed", "interrupted"]
 
@@ -181,13 +183,18 @@ def trackers_of(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> Tra
     Raises:
         InputError: a library is not installed, or lacks what it needs to log.
     """
-    libraries: dict[str, Library] = {}
-    for run in runs:
-        for name in run.engine.trackers:
-            if name not in libraries:
-                with waiting(f"waiting for the tracker {name}", reporter.note):
-                    libraries[name] = LIBRARIES[name](out.resolve(), run.engine)
-    return Trackers(libraries, reporter)
+    uses = _first_uses(runs).items()
+    return Trackers({name: _ready(name, out, engine, reporter) for name, engine in uses}, reporter)
+
+
+def check_installed(runs: Iterable[RunConfig]) -> None:
+    """Make sure that the libraries that runs name are there; none is started, nothing logs in.
+
+    Raises:
+        InputError: one is not installed.
+    """
+    for name in _first_uses(runs):
+        _import_library(name)
 
 
 class TensorBoard:
@@ -332,6 +339,29 @@ LIBRARIES: Mapping[str, Callable[[Path, EngineSettings], Library]] = {
     "wandb": WandB,
     "trackio": Trackio,
 }
+
+
+def _first_uses(runs: Iterable[RunConfig]) -> dict[str, EngineSettings]:
+    """By the names of the libraries that runs name, the settings of the first run that does."""
+    found: dict[str, EngineSettings] = {}
+    for run in runs:
+        for name in run.engine.trackers:
+            found.setdefault(name, run.engine)
+    return found
+
+
+def _ready(name: str, out: Path, engine: EngineSettings, reporter: Reporter) -> Library:
+    """Start a library; whatever it raises is refused."""
+    try:
+        with waiting(f"waiting for the tracker {name}", reporter.note):
+            return LIBRARIES[name](out.resolve(), engine)
+    except InputError:
+        raise
+    except Exception as error:  # what a library raises is not ours to foresee
+        raise InputError(
+            f"engine.trackers names {name!r}, which cannot be made ready ({type(error).__name__}: "
+            f"{first_line(error)}): {MENDS.get(name, '')}leave it out"
+        ) from error
 
 
 def _import_library(name: str) -> ModuleType:

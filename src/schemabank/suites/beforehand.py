@@ -1,4 +1,8 @@
-"""What running a suite refuses before it trains anything; planning it refuses the same."""
+"""What is refused of a suite's folder, its contrast and its search before anything is trained.
+
+The call and its plan make each of these checks. Those of single runs are in
+:mod:`schemabank.runs.beforehand`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +11,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.waiting import Note
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
-from schemabank.runs.beforehand import check_all_reusable
+from schemabank.runs.beforehand import check_all_reusable, folders_of
 from schemabank.runs.folder import SUITE, is_finished
 from schemabank.runs.inputs import check_all_clusters
 from schemabank.runs.members import Outcome, finished_outcome
@@ -32,25 +36,37 @@ def check_suite(suite: Suite, out: Path) -> None:
         _check_group(suite)
 
 
-def check_search(suite: Suite, out: Path, finished: ReadOutcomes, reporter: Reporter) -> RateSearch:
-    """Return how far a search for learning rates has come, and refuse trials that are no use now.
+def known_search(suite: Suite, out: Path, finished: ReadOutcomes) -> RateSearch:
+    """Return how far a search for learning rates has come.
 
     Args:
         suite: a suite that is tuned.
         out: its folder.
         finished: reads the outcomes of the trials in there.
+
+    Raises:
+        InputError: finished ones are of an older version, or an arm diverged at all factors.
+    """
+
+    def read(found: RateSearch) -> list[Outcome] | None:
+        # Before they are compared with newer ones, whose items would be others.
+        check_all_clusters(folders_of([trial.run.config for trial in found.missing], out))
+        return finished(found)
+
+    return search(suite, read)
+
+
+def check_trials(found: RateSearch, reporter: Reporter) -> None:
+    """Refuse a search whose finished trials are of other inputs than those that are there now.
+
+    Args:
+        found: how far the search has come.
         reporter: told what could not be compared.
 
     Raises:
-        InputError: finished ones are of other inputs, or of an older version; or an arm diverged at
-            all factors.
+        InputError: one is of others.
     """
-    first = search(suite, lambda _: None)
-    # Before they are compared with newer ones, whose items would be others.
-    check_all_clusters([trial.run.config for trial in first.trials], out)
-    found = search(suite, finished)
     check_all_reusable(reused_trials(found), reporter)
-    return found
 
 
 def reused_trials(found: RateSearch) -> dict[RunConfig, Outcome]:

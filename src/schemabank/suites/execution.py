@@ -25,8 +25,9 @@ from schemabank.runs.planning import plan_all
 from schemabank.runs.progress import Reporter
 from schemabank.runs.tables import check_tables
 from schemabank.suites.beforehand import (
-    check_search,
     check_suite,
+    check_trials,
+    known_search,
     outcome_reader,
     reused_trials,
 )
@@ -35,7 +36,14 @@ from schemabank.suites.manifest import (
     write_manifest,
     written_manifest,
 )
-from schemabank.suites.ratesearch import RateSearch, notes, search, tuned
+from schemabank.suites.ratesearch import (
+    RateSearch,
+    all_rows,
+    notes,
+    search,
+    tuned,
+    tuning_rows,
+)
 from schemabank.suites.tables import result_tables, tuning_tables
 
 Row = dict[str, object]
@@ -69,8 +77,8 @@ class SuiteOutcome:
         """
         if self.search is not None and not self.outcomes:
             chosen = [{**c.row(), "phase": "chosen"} for c in self.search.choices or ()]
-            return [*_rows_of_outcomes(_tuning_rows(self.search), self.trials), *chosen]
-        places = _all_rows(self.suite, self.search)
+            return [*_rows_of_outcomes(tuning_rows(self.search), self.trials), *chosen]
+        places = all_rows(self.suite, self.search)
         return _rows_of_outcomes(places, (*self.trials, *self.outcomes))
 
     def tables(self) -> list[PlainTable]:
@@ -142,14 +150,6 @@ def run_suite(
     return SuiteOutcome(suite, tuple(outcomes), found)
 
 
-def planned_rows(suite: Suite, out: Path) -> list[Row]:
-    """Return id and place of every run that is known: the final ones once rates are chosen."""
-    if suite.tune is None:
-        return suite.rows()
-    found = search(suite, outcome_reader(out, note=lambda _: None))
-    return _all_rows(suite if found.choices is None else tuned(suite, found), found)
-
-
 def _search_rates(
     suite: Suite, out: Path, reporter: Reporter, device: torch.device, run_titled: RunTitled
 ) -> RateSearch:
@@ -157,7 +157,9 @@ def _search_rates(
     finished = outcome_reader(out, note=reporter.note)
     # The search may take days. Whatever refuses its trials, or keeps the final runs from starting,
     # is found before it.
-    if check_search(suite, out, finished, reporter).choices is None:
+    known = known_search(suite, out, finished)
+    check_trials(known, reporter)
+    if known.choices is None:
         plan_all([run.config for run in suite.runs], reporter, device=device)
 
     def run(found: RateSearch) -> Sequence[Outcome]:
@@ -199,20 +201,6 @@ def _check_failures(outcomes: Sequence[Outcome]) -> None:
             f"{str(folder)!r} ({first}): no learning rate was chosen, remove the cause and run the "
             "suite again, which goes on from here"
         )
-
-
-def _all_rows(suite: Suite, found: RateSearch | None) -> list[Row]:
-    """Rows of the tuning runs and, once they are known, of the final ones."""
-    if found is None:
-        return suite.rows()
-    rows = _tuning_rows(found)
-    if found.choices is None:
-        return rows
-    return [*rows, *({**row, "phase": "final"} for row in suite.rows())]
-
-
-def _tuning_rows(found: RateSearch) -> list[Row]:
-    return [{**trial.row(), "phase": "tune"} for trial in found.trials]
 
 
 def _rows_of_outcomes(places: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Row]:

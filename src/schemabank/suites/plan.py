@@ -1,9 +1,11 @@
 """What running a suite would mean: its arms, its cohorts with their expected time, and refusals.
 
-Nothing is written. What a call that computes would refuse is refused here in the same words.
+Nothing is written or started. What a call that computes would refuse is refused here in the same
+words, beside whatever can be said all the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +14,18 @@ from schemabank.common.errors import InputError
 from schemabank.common.tables import PlainTable
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
-from schemabank.runs.beforehand import check_beforehand
+from schemabank.launch.launchers import LauncherName, check_launcher
+from schemabank.runs.beforehand import check_beforehand, check_packages
 from schemabank.runs.distill import all_teachers
 from schemabank.runs.experiment import Loaded
 from schemabank.runs.loading import resolve_device
+from schemabank.runs.members import Outcome
 from schemabank.runs.planning import plan_all
 from schemabank.runs.progress import Reporter
-from schemabank.suites.beforehand import check_search, check_suite, outcome_reader
+from schemabank.suites.beforehand import check_suite, check_trials, known_search, outcome_reader
 from schemabank.suites.file import Suite, SuiteRun
 from schemabank.suites.manifest import check_settled
-from schemabank.suites.ratesearch import RateSearch, tuned
+from schemabank.suites.ratesearch import RateSearch, all_rows, search, tuned
 from schemabank.suites.tables import arms_table, tuning_tables
 
 
@@ -30,12 +34,32 @@ class Plan:
     """What is known of a suite before it is run.
 
     Attributes:
-        tables: its arms and, if nothing is refused, its cohorts with their expected time.
-        refusal: what a call that computes would refuse; ``None``: nothing.
+        suite: with its final runs, at the learning rates that were chosen, once they are.
+        search: how far the choice has come; ``None`` for a suite that is not tuned.
+        out: folder of its runs.
+        cohorts: with their expected time, if nothing but runs in use is refused.
+        refusal: the first that a call which computes would refuse; ``None``: nothing.
     """
 
-    tables: Sequence[PlainTable]
-    refusal: InputError | None = None
+    suite: Suite
+    search: RateSearch | None
+    out: Path
+    cohorts: Sequence[PlainTable]
+    refusal: InputError | None
+
+    def rows(self) -> list[dict[str, object]]:
+        """Id and place of every run that is known: the final ones once rates are chosen."""
+        return all_rows(self.suite, self.search)
+
+    def tables(self) -> list[PlainTable]:
+        """Its arms, how the learning rates were chosen, and its cohorts."""
+        if self.search is None:
+            return [arms_table("runs", self.suite.runs, self.out), *self.cohorts]
+        tables = [arms_table("tuning runs", [t.run for t in self.search.trials], self.out)]
+        if self.search.choices is not None:
+            tables += tuning_tables(self.search.choices)
+            tables.append(arms_table("final runs", self.suite.runs, self.out))
+        return [*tables, *self.cohorts]
 
 
 @dataclass(frozen=True)
@@ -53,80 +77,115 @@ class _Phase:
     pending: frozenset[str]
 
 
-def plan_suite(suite: Suite, out: Path, reporter: Reporter, *, shares: bool = False) -> Plan:
+class _Refusals:
+    """Takes what is refused, so that what does not depend on it can still be said."""
+
+    def __init__(self) -> None:
+        self.first: InputError | None = None
+
+    def take(self, refusal: InputError | None) -> None:
+        """Keep the first one."""
+        self.first = self.first or refusal
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Take what is raised in here."""
+        try:
+            yield
+        except InputError as error:
+            self.take(error)
+
+
+def plan_suite(
+    suite: Suite,
+    out: Path,
+    reporter: Reporter,
+    *,
+    launch: LauncherName = "local",
+    workers: int | None = None,
+    with_cohorts: bool = True,
+) -> Plan:
     """Say what running a suite would mean.
 
     Args:
         suite: the suite.
         out: folder of its runs.
         reporter: where progress goes.
-        shares: whether a launcher's workers would train the runs.
-
-    Raises:
-        InputError: the folder is not for this suite, or holds trials that are not used again.
+        launch: what would train the runs.
+        workers: how many processes would, as for a launcher.
+        with_cohorts: plan its cohorts, for which model and data are loaded.
     """
-    found = _known(suite, out, reporter)
-    if found is None:
-        tables = [arms_table("runs", suite.runs, out)]
-    else:
-        tables = [arms_table("tuning runs", [trial.run for trial in found.trials], out)]
-        if found.choices is None:
-            reporter.note(_to_follow(suite, found))
-        else:
-            final = tuned(suite, found).runs
-            tables += [*tuning_tables(found.choices), arms_table("final runs", final, out)]
-    try:
-        phases = _phases(suite, found, out, reporter, shares=shares)
-        if shares:
-            reporter.note("the cohorts are those of one process; workers share them out")
-        return Plan([*tables, *_all_cohorts(phases, reporter)])
-    except InputError as error:
-        return Plan(tables, error)
-
-
-def check_plan(suite: Suite, out: Path, reporter: Reporter, *, shares: bool = False) -> None:
-    """Refuse what running a suite would, as far as that is known before its model is loaded.
-
-    Arguments are those of :func:`plan_suite`.
-
-    Raises:
-        InputError: the folder is not for this suite, a place cannot be written, or a package is not
-            installed.
-    """
-    _phases(suite, _known(suite, out, reporter), out, reporter, shares=shares)
-
-
-def _known(suite: Suite, out: Path, reporter: Reporter) -> RateSearch | None:
-    """How far the search for the learning rates has come; ``None`` for a suite without one."""
+    refusals = _Refusals()
+    with refusals.taken():
+        check_launcher(launch, workers, suite.runs[0].config.engine.device)
     for note in suite.notes:
         reporter.note(note)
-    check_suite(suite, out)
-    if suite.tune is None:
-        return None
-    return check_search(suite, out, outcome_reader(out, note=reporter.note), reporter)
+    with refusals.taken():
+        check_suite(suite, out)
+    found = None
+    if suite.tune is not None:
+        found = _search_so_far(suite, out, reporter, refusals)
+        suite = suite if found.choices is None else tuned(suite, found)
+    cohorts = list[PlainTable]()
+    if refusals.first is None:
+        shares = launch != "local" or workers is not None
+        with refusals.taken():
+            phases = _phases(suite, found, out, reporter, refusals, shares=shares)
+            if with_cohorts:
+                _tell(suite, found, reporter, shares=shares)
+                cohorts = _all_cohorts(phases, reporter)
+    return Plan(suite, found, out, cohorts, refusals.first)
+
+
+def _search_so_far(suite: Suite, out: Path, reporter: Reporter, refusals: _Refusals) -> RateSearch:
+    """How far the search has come; where some of it is refused, as far as it is known before."""
+    rounds = list[RateSearch]()
+    with refusals.taken():
+        finished = outcome_reader(out, note=reporter.note)
+
+        def read(found: RateSearch) -> list[Outcome] | None:
+            rounds.append(found)
+            return finished(found)
+
+        found = known_search(suite, out, read)
+        with refusals.taken():
+            check_trials(found, reporter)
+        return found
+    return rounds[-1] if rounds else search(suite, lambda _: None)
 
 
 def _phases(
-    suite: Suite, found: RateSearch | None, out: Path, reporter: Reporter, *, shares: bool
+    suite: Suite,
+    found: RateSearch | None,
+    out: Path,
+    reporter: Reporter,
+    refusals: _Refusals,
+    *,
+    shares: bool,
 ) -> list[_Phase]:
-    """The suite's phases, after a look at what is refused of their runs."""
+    """The suite's phases, after a look at what is refused of their runs.
+
+    Raises:
+        InputError: something is, and not only for as long as another call is writing a run.
+    """
 
     def pending(runs: Sequence[RunConfig]) -> frozenset[str]:
-        return frozenset(map(run_id, check_beforehand(runs, out, reporter, shares=shares)))
+        left = check_beforehand(runs, out, reporter, shares=shares)
+        refusals.take(left.in_use)
+        return left.runs
 
+    runs = _each_once(suite.runs)
     if found is None:
-        runs = _each_once(suite.runs)
         return [_Phase("cohorts", runs, pending(runs))]
+    if found.choices is None:  # as a call that searches, which plans them before
+        check_packages(runs)
     trials = _each_once(trial.run for trial in found.trials)
     left = pending(_each_once(trial.run for trial in found.missing))
     phases = [_Phase("cohorts of the tuning runs", trials, left)]
     if found.choices is None:  # what their own learning rates make of them, nobody knows yet
-        runs = _each_once(suite.runs)
         left = frozenset(map(run_id, [*runs, *all_teachers(runs)]))
     else:
-        final = tuned(suite, found)
-        check_settled(out, final, found)
-        runs = _each_once(final.runs)
+        check_settled(out, suite, found)
         left = pending(runs)
     return [*phases, _Phase("cohorts of the final runs", runs, left)]
 
@@ -152,7 +211,7 @@ def _all_cohorts(phases: Sequence[_Phase], reporter: Reporter) -> list[PlainTabl
             if part
         ]
         tables = [*own, *tables]
-    return tables
+    return [table for table in tables if table[2]]  # of finished runs that lack something now, none
 
 
 def _cohort_table(
@@ -172,6 +231,14 @@ def _cohort_table(
     ]
     head = ["cohort", "runs", "at once", "steps", "training, about"]
     return title, head + ["asking teachers, about"] * asks, rows
+
+
+def _tell(suite: Suite, found: RateSearch | None, reporter: Reporter, *, shares: bool) -> None:
+    """Say what the cohorts do not show."""
+    if found is not None and found.choices is None:
+        reporter.note(_to_follow(suite, found))
+    if shares:
+        reporter.note("the cohorts are those of one process; workers share them out")
 
 
 def _to_follow(suite: Suite, found: RateSearch) -> str:

@@ -162,6 +162,26 @@ def tuned(suite: Suite, found: RateSearch) -> Suite:
     return replace(suite, runs=runs)
 
 
+def all_rows(suite: Suite, found: RateSearch | None) -> list[dict[str, object]]:
+    """Return id and place of the tuning runs and, once they are known, of the final ones.
+
+    Args:
+        suite: with its final runs, if the search has made its choices.
+        found: the search; ``None`` for a suite that is not tuned.
+    """
+    if found is None:
+        return suite.rows()
+    rows = tuning_rows(found)
+    if found.choices is None:
+        return rows
+    return [*rows, *({**row, "phase": "final"} for row in suite.rows())]
+
+
+def tuning_rows(found: RateSearch) -> list[dict[str, object]]:
+    """Return id and place of every tuning run."""
+    return [{**trial.row(), "phase": "tune"} for trial in found.trials]
+
+
 def trials(suite: Suite, factors: Sequence[float]) -> list[Trial]:
     """Return a suite's tuning runs at some factors."""
     assert suite.tune is not None

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from schemabank.common.errors import InputError
 from schemabank.common.tables import PlainTable
 from schemabank.config.file import run_id
 from schemabank.runs.folder import is_finished
@@ -23,7 +24,7 @@ def arms_table(what: str, runs: Sequence[SuiteRun], out: Path) -> PlainTable:
     for arm in dict.fromkeys(run.arm for run in runs):
         own = [run for run in runs if run.arm == arm]
         seeds = len({run.seed for run in own})
-        finished = sum(is_finished(out / run_id(run.config)) for run in own)
+        finished = sum(_has_finished(out / run_id(run.config)) for run in own)
         rows.append([arm, str(len(own)), str(seeds), str(finished)])
     return f"{len(runs)} {what} in {str(out)!r}", ["arm", "runs", "seeds", "finished"], rows
 
@@ -47,6 +48,14 @@ def result_tables(suite: Suite, outcomes: Sequence[Outcome]) -> list[PlainTable]
     results = [outcome.result for outcome in outcomes]
     groups = dict.fromkeys(g for r in results if r is not None for g in _groups_of(r))
     return [_result_table(suite, results, group) for group in groups]
+
+
+def _has_finished(folder: Path) -> bool:
+    """Whether a run has finished; what else stands under its name is refused elsewhere."""
+    try:
+        return is_finished(folder)
+    except InputError:
+        return False
 
 
 def _candidate_cells(choice: ChosenRate, factor: float) -> list[str]:
