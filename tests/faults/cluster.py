@@ -21,8 +21,8 @@ from typing import Any
 from faults import ledgers
 from faults.hooks import append
 from faults.world import RUNS, World, contents
-from schemabank.launch.rounds import ROUNDS, WORK
 from schemabank.launch.queue import BEATS
+from schemabank.launch.rounds import ROUNDS, WORK
 from schemabank.launch.sharing import LEASE_S
 
 Row = dict[str, Any]
